@@ -1,0 +1,235 @@
+"""The composition root: configuration -> objects -> tasks. The only file that knows everyone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import secrets
+import ssl
+import sys
+import typing
+from pathlib import Path
+
+from fluxedge.apply import Plan, build, by_channel, made_of, plan
+from fluxedge.channels import open_channel
+from fluxedge.clock import Clock, SystemClock
+from fluxedge.commands import Commander, Request
+from fluxedge.config.structs import Config, UplinkCfg
+from fluxedge.latest import Latest
+from fluxedge.log import Log
+from fluxedge.model import Lane
+from fluxedge.permissions import Principal
+from fluxedge.pipeline import Pipeline
+from fluxedge.poller import Poller
+from fluxedge.problems import Problem, ProblemBook, Standing
+from fluxedge.spi import Protocol, UplinkCommand
+from fluxedge.tasks import TaskOwner
+from fluxedge.uplinks.forward import Forwarder
+from fluxedge.uplinks.mqtt import MqttUplink
+
+_log = logging.getLogger("fluxedge")
+SWITCH_INTERVAL_S = (
+    0.001  # the reader thread may hold the interpreter this long: the loop's lag, not throughput, counts
+)
+
+
+def gateway_id(state_dir: Path, wanted: str | None) -> str:
+    """Return the gateway's id; it is made up at the first start and kept."""
+    path = state_dir / "gateway-id"
+    if wanted:
+        return wanted
+    if path.exists():
+        return path.read_text().strip()
+    name = f"gw-{secrets.token_hex(4)}"
+    path.write_text(name + "\n")
+    return name
+
+
+class Gateway:
+    """A running gateway."""
+
+    def __init__(
+        self, config: Config, state_dir: Path, clock: Clock | None = None, rng: random.Random | None = None
+    ) -> None:
+        """Open the log (blocking).
+
+        Raises:
+            LinkProblem: the log cannot be opened.
+        """
+        self.clock = clock or SystemClock()
+        self.rng = rng or random.Random()
+        self.state_dir = state_dir
+        self.started_ns = self.clock.wall_ns()
+        state_dir.mkdir(parents=True, exist_ok=True)
+        self.id = gateway_id(state_dir, config.gateway.id)
+        self.config = Config()
+        self._first = config
+        self.problems = ProblemBook(self.clock.wall_ns)
+        self.latest = Latest()
+        self.log = Log(state_dir, config.log, self.clock)
+        self.pipeline = Pipeline(self.log, self.latest, self.clock, self.problems, config.log.commit_s)
+        self.pipeline.uplinks = lambda: list(self.forwarders)
+        self.commander = Commander(self._find, self.pipeline, self.log, self.clock)
+        self.protocols: dict[str, Protocol] = {}
+        self.pollers: dict[str, Poller] = {}
+        self.forwarders: dict[str, Forwarder] = {}
+        self._tasks: dict[str, asyncio.Task[typing.Any]] = {}
+        self.owner = TaskOwner(self._task_failed)
+        self.failed: asyncio.Future[BaseException] | None = None
+        self._pipeline_task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start everything the configuration names."""
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        self.failed = asyncio.get_running_loop().create_future()
+        self.problems.listeners.append(self._on_problem)
+        self._pipeline_task = self.owner.spawn(self.pipeline.run(), "pipeline")
+        self.pipeline.submit("start", "gateway", {"id": self.id, "epoch": self.log.epoch, "boot": self.log.boot})
+        if self.log.new_epoch_because:
+            self.problems.report("log", Problem("log-replaced", self.log.new_epoch_because, "A new epoch was started."))
+        await self.commander.recover()
+        first = self._first
+        self.config = Config(gateway=first.gateway, log=first.log, api=first.api)
+        await self.apply(first)
+
+    async def apply(self, config: Config) -> Plan:
+        """Go from the running configuration to `config`; what is equal in both is not touched."""
+        old = self.config
+        steps = plan(old, config)
+        made = made_of(config)
+        for name in steps.uplinks.stop:
+            await self._stop_uplink(name)
+        for name in steps.devices.stop:
+            self.protocols.pop(name, None)
+            self.latest.forget(name)
+            self.problems.clear(f"device:{name}")
+        for name in steps.devices.start:
+            self.protocols[name] = build(name, made[name])
+        self.config = config
+        await self._apply_channels(config, steps)
+        for name in steps.uplinks.start:
+            self._start_uplink(name, config.uplinks[name])
+        return steps
+
+    async def _apply_channels(self, config: Config, steps: Plan) -> None:
+        wanted = by_channel(config, self.protocols)
+        for name in list(self.pollers):
+            if name not in wanted or name in steps.channels.stop:
+                await self.owner.stop(self._tasks.pop(f"channel:{name}"))
+                del self.pollers[name]
+                self.problems.clear(f"channel:{name}")
+        for name, devices in wanted.items():
+            poller = self.pollers.get(name)
+            if poller is None:
+                cfg = config.channels.get(name)
+                channel = open_channel(name, cfg, self.clock) if cfg is not None else None
+                poller = Poller(
+                    name, channel, self.pipeline.put, self.pipeline.submit, self.problems, self.clock, self.rng
+                )
+                self.pollers[name] = poller
+                self._tasks[f"channel:{name}"] = self.owner.spawn(poller.run(), f"channel:{name}")
+            poller.set_devices({device: self.protocols[device] for device in devices})
+
+    def _start_uplink(self, name: str, cfg: UplinkCfg) -> None:
+        lanes = [Lane[lane.upper()] for lane in cfg.lanes]
+        self.log.begin_uplink(name, lanes, cfg.start)
+        principal = Principal("uplink", f"uplink {name}", "uplink", tuple(cfg.commands))
+
+        def connect(attempt: int, old_version: bool) -> MqttUplink:
+            url = cfg.urls[attempt % len(cfg.urls)]
+            version = "3.1.1" if old_version else cfg.version
+            password = self.config.secrets.get(cfg.password, "")
+            uplink = MqttUplink(
+                name, cfg, url, self.id, password, tls_context(cfg, url), version,
+                lambda command: self._command(uplink, principal, command),
+            )  # fmt: skip
+            return uplink
+
+        forwarder = Forwarder(
+            name, self.id, cfg.format, cfg.message_bytes, lanes, connect, self.log, self.problems, self.clock, self.rng
+        )
+        self.forwarders[name] = forwarder
+        self._tasks[f"uplink:{name}"] = self.owner.spawn(forwarder.run(), f"uplink:{name}")
+
+    async def _stop_uplink(self, name: str) -> None:
+        await self.owner.stop(self._tasks.pop(f"uplink:{name}"))
+        del self.forwarders[name]
+        self.problems.clear(f"uplink:{name}")
+
+    def _command(self, uplink: MqttUplink, principal: Principal, command: UplinkCommand) -> None:
+        self.owner.spawn(self._answer(uplink, principal, command), f"command:{principal.name}")
+
+    async def _answer(self, uplink: MqttUplink, principal: Principal, command: UplinkCommand) -> None:
+        import msgspec
+
+        try:
+            request = msgspec.json.decode(command.payload, type=Request)
+        except msgspec.MsgspecError as exc:
+            answer = msgspec.json.encode({"state": "refused", "code": "command-refused", "message": str(exc)})
+        else:
+            answer = msgspec.json.encode(await self.commander.run(principal, request))
+        uplink.respond(command.reply_topic, answer, command.correlation)
+
+    def _find(self, device: str) -> tuple[Poller, Protocol] | None:
+        protocol = self.protocols.get(device)
+        for poller in self.pollers.values():
+            if protocol is not None and device in poller.devices:
+                return poller, protocol
+        return None
+
+    def _on_problem(self, change: str, item: str, standing: Standing) -> None:
+        level = logging.WARNING if change == "raised" else logging.INFO
+        verb = "" if change == "raised" else "cleared: "
+        hint = f" — {standing.hint}" if standing.hint and change == "raised" else ""
+        _log.log(level, "%s: %s%s: %s%s", item, verb, standing.code, standing.message, hint)
+        self.pipeline.submit("problem", item, {"change": change, "code": standing.code, "message": standing.message})
+
+    def _task_failed(self, name: str, error: BaseException) -> None:
+        _log.critical("task %s failed", name, exc_info=error)
+        if self.failed is not None and not self.failed.done():
+            self.failed.set_result(error)
+
+    async def stop(self) -> None:
+        """Stop polling, commit what is there, save the cursors, say goodbye upstream."""
+        for name in list(self.pollers):
+            await self.owner.stop(self._tasks.pop(f"channel:{name}"))
+        self.pollers.clear()
+        if self._pipeline_task is not None and not self._pipeline_task.done():
+            self.pipeline.submit("stop", "gateway")
+            self.pipeline.stop()
+            await asyncio.wait([self._pipeline_task], timeout=10)
+        await self.owner.close()
+        await self.log.close()
+
+
+def tls_context(cfg: UplinkCfg, url: str) -> ssl.SSLContext | None:
+    """Return the TLS settings of an uplink; None for mqtt://.
+
+    Raises:
+        Problem: "uplink-tls": a certificate or key cannot be read.
+    """
+    if not url.startswith("mqtts:"):
+        return None
+    context = ssl.create_default_context()
+    if cfg.tls is None:
+        return context
+    try:
+        if cfg.tls.ca:
+            context = ssl.create_default_context(cafile=cfg.tls.ca)
+        if cfg.tls.certificate:
+            context.load_cert_chain(cfg.tls.certificate, cfg.tls.key)
+    except OSError as exc:
+        from fluxedge.problems import LinkProblem
+
+        raise LinkProblem("uplink-tls", f"{exc.filename or cfg.tls.ca}: {exc.strerror or exc}") from exc
+    if cfg.tls.verify == "none":
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def under_systemd() -> bool:
+    """Tell whether systemd started this process as a service."""
+    return "NOTIFY_SOCKET" in os.environ

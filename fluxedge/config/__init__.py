@@ -1,0 +1,1 @@
+"""Configuration: files become frozen structs, completely checked, item by item."""

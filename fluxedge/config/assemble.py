@@ -1,0 +1,131 @@
+"""Items become a configuration: decoded, expanded, checked against each other. Nothing is read here but secrets."""
+
+from __future__ import annotations
+
+import re
+import zoneinfo
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fluxedge.config.channels import Channels
+from fluxedge.config.decode import decode
+from fluxedge.config.devices import Devices
+from fluxedge.config.drivers import decode_driver
+from fluxedge.config.mistakes import Findings
+from fluxedge.config.sources import Item, Layout
+from fluxedge.config.structs import ApiCfg, Config, DriverCfg, GatewayCfg, LogCfg
+from fluxedge.config.uplinks import Uplinks
+
+_LISTEN = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\s/]+):(\d{1,5})")
+_SOCKET_PATH_BYTES = 107  # unix(7): sun_path has 108, the last one is zero
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """What items make together."""
+
+    config: Config  # of the items without mistakes
+    findings: Findings
+    origins: dict[str, str]  # id of a device -> key of its item; several devices can come from one
+
+
+def assemble(
+    items: Mapping[str, Item], layout: Layout, driver_names: list[str], gone: Mapping[str, str] | None = None
+) -> Assembly:
+    """Put together what can be put together.
+
+    Where two items cannot both be, the later one in `items` has the mistake. `gone` are items that were found to be
+    unusable before: to need one of them is no mistake of one's own.
+    """
+    findings = Findings()
+    gone = gone or {}
+    gateway, log, api = _singles(items, findings)
+    uplinks = Uplinks(findings, layout)
+    for item in _of_kind(items, "uplink"):
+        uplinks.add(item)
+    drivers, unusable = _drivers(items, findings)
+    unusable |= {key.partition(":")[2] for key in gone if key.startswith("driver:")}
+    channels = Channels(findings, unusable={key.partition(":")[2] for key in gone if key.startswith("channel:")})
+    for item in _of_kind(items, "channel"):
+        channels.add(item)
+    devices = Devices(findings, channels, drivers, unusable, driver_names)
+    for item in _of_kind(items, "device"):
+        devices.add(item)
+    for item in _of_kind(items, "uplink"):
+        uplinks.check_commands(item, devices.cfgs)
+    _warn_about_idle_channels(items, findings)
+    refused = findings.refused() | set(findings.blocked)
+    good = {id_: cfg for id_, cfg in devices.cfgs.items() if devices.origins[id_] not in refused}
+    used = {cfg.driver for cfg in good.values()}
+    config = Config(
+        gateway=gateway,
+        log=log,
+        api=api,
+        uplinks=uplinks.cfgs,
+        channels=channels.cfgs,
+        devices=good,
+        drivers={id_: driver for id_, driver in drivers.items() if id_ in used},
+        secrets=uplinks.secrets,
+    )
+    return Assembly(config, findings, devices.origins)
+
+
+def _of_kind(items: Mapping[str, Item], kind: str) -> list[Item]:
+    return [item for item in items.values() if item.kind == kind]
+
+
+def _drivers(items: Mapping[str, Item], findings: Findings) -> tuple[dict[str, DriverCfg], set[str]]:
+    """Return the usable drivers, and the names of the others."""
+    drivers = {}
+    unusable = set()
+    for item in _of_kind(items, "driver"):
+        before = len(findings.errors)
+        driver = decode_driver(item, findings)
+        if driver is None or len(findings.errors) > before:
+            unusable.add(item.id)
+        else:
+            drivers[item.id] = driver
+    return drivers, unusable
+
+
+def _singles(items: Mapping[str, Item], findings: Findings) -> tuple[GatewayCfg, LogCfg, ApiCfg]:
+    gateway, log, api = GatewayCfg(), LogCfg(), ApiCfg()
+    if "gateway" in items:
+        gateway = decode(GatewayCfg, items["gateway"].table, findings.noting("gateway")) or gateway
+    if "log" in items:
+        log = decode(LogCfg, items["log"].table, findings.noting("log")) or log
+    if "api" in items:
+        api = decode(ApiCfg, items["api"].table, findings.noting("api")) or api
+    if gateway.timezone and not _is_timezone(gateway.timezone):
+        text = f'"{gateway.timezone}" is not a time zone'
+        findings.error("gateway", ("timezone",), text, 'Write a name such as "Europe/Berlin" or "Asia/Shanghai".')
+    listen = _LISTEN.fullmatch(api.listen)
+    if api.listen and (listen is None or not 1 <= int(listen[2]) <= 65535):
+        text = f'"{api.listen}" is not an address to listen on'
+        findings.error("api", ("listen",), text, 'Write for example "127.0.0.1:8080".')
+    if api.socket and not api.socket.startswith("/"):
+        findings.error("api", ("socket",), f'"{api.socket}" is not an absolute path')
+    elif len(api.socket.encode()) > _SOCKET_PATH_BYTES:
+        text = f"the path is longer than {_SOCKET_PATH_BYTES} bytes, which a unix socket cannot have"
+        findings.error("api", ("socket",), text)
+    return gateway, log, api
+
+
+def _is_timezone(name: str) -> bool:
+    try:
+        zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):  # OSError: a directory, such as "Europe"
+        return False
+    return True
+
+
+def _warn_about_idle_channels(items: Mapping[str, Item], findings: Findings) -> None:
+    named = {item.fields.get("channel") for item in _of_kind(items, "device") if not _is_url(item)}
+    any_url = any(_is_url(item) for item in _of_kind(items, "device"))  # it may be the URL of a named channel
+    for item in _of_kind(items, "channel"):
+        if item.id not in named and not any_url:
+            findings.warn(item.key, (), "no device uses this channel")
+
+
+def _is_url(item: Item) -> bool:
+    return "://" in str(item.fields.get("channel"))

@@ -1,0 +1,183 @@
+"""Problems: what is wrong right now, whose fault it is, and what to do.
+
+    Problem(code, sentence, hint)
+     |- ConfigProblem   never   the user's file is wrong       -> the item goes on as its last good version
+     |- LinkProblem     later   a channel or a broker is down  -> reopen with back-off
+     |- DeviceProblem   later   the peer is silent or wrong    -> keep the channel, this device is OFFLINE or BAD
+     `- PluginProblem   bench   a plugin or a rule misbehaved  -> bench it, data flows on
+    Refused             these records can never go upstream    -> quarantine, the cursor passes
+
+Every code is a row of CODES; docs/problems.md explains each (a test holds that). Code that meets trouble raises a
+Problem; whoever owns the item reports it to the one `ProblemBook`, which counts, keeps the state and tells its
+listeners on change only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+CODES: dict[str, str] = {
+    # configuration
+    "config-syntax": "A file is not valid TOML.",
+    "config-invalid": "A value in a configuration file cannot be used.",
+    "using-last-good": "A file is wrong; its last good version goes on.",
+    "restart-needed": "A changed setting takes effect at the next start only.",
+    "credential-missing": "A secret that a file names does not exist or cannot be read.",
+    # channels
+    "link-down": "A channel cannot be opened, or its connection was lost.",
+    "link-refused": "The peer refuses the connection.",
+    "link-unreachable": "The peer's address cannot be reached or resolved.",
+    "link-permission": "The operating system does not permit opening the port.",
+    "port-missing": "The serial port does not exist.",
+    "queue-full": "The pipeline is slower than a channel; its poller waits.",
+    # devices
+    "no-reply": "A device did not answer in time.",
+    "bad-reply": "A device answered something that cannot be an answer.",
+    "crc-error": "A frame arrived damaged.",
+    "illegal-function": "The device does not know the function (Modbus exception 01).",
+    "illegal-address": "The device has no such register (Modbus exception 02).",
+    "illegal-value": "The device refuses the value or the quantity (Modbus exception 03).",
+    "device-failure": "The device reports that it failed (Modbus exceptions 04 and 08).",
+    "busy": "The device is busy (Modbus exceptions 05 and 06).",
+    "gateway-path": "The gateway before the device has no path to it (Modbus exception 0A).",
+    "gateway-target": "The gateway before the device got no answer from it (Modbus exception 0B).",
+    "bad-value": "A value is not a number, or outside what its type allows.",
+    "late-reply-possible": "After a timeout a late reply cannot be told from a fresh one; values are UNCERTAIN.",
+    "overrun": "A channel cannot read everything in its period.",
+    # log
+    "log-full": "The log has reached its cap; the oldest records were dropped as an announced gap.",
+    "log-write-failed": "Records cannot be written to the disk.",
+    "log-damaged": "A part of the log could not be read.",
+    "log-replaced": "The log was copied, restored or rolled back; a new epoch was started.",
+    "disk-low": "The disk has less free space than the floor.",
+    # uplinks
+    "uplink-down": "The broker cannot be reached or the connection was lost.",
+    "uplink-refused": "The broker refuses this client.",
+    "uplink-tls": "The TLS handshake with the broker failed.",
+    "uplink-throttled": "The broker asks this client to slow down.",
+    "uplink-silent": "The broker does not acknowledge what it is sent.",
+    "uplink-no-subscribers": "The broker takes messages that nobody has subscribed to.",
+    "record-refused": "The broker refuses a record for good; it is in quarantine.",
+    "clock-unsynced": "The clock is not trusted yet; rounds go out marked as unsynced.",
+    # commands
+    "command-refused": "A command was not permitted or not possible.",
+    "command-unknown": "A command was interrupted; whether the device executed it is not known.",
+    # programs
+    "plugin-benched": "A plugin or a rule misbehaved and was taken out of service.",
+    "bug": "A defect of fluxedge; the item it hit goes on as well as it can.",
+}
+
+
+class Problem(Exception):
+    """Something is wrong: a stable `code` of CODES, one sentence, and what to do about it."""
+
+    def __init__(self, code: str, message: str, hint: str = "") -> None:
+        if code not in CODES:
+            raise ValueError(f"{code!r} is not in problems.CODES")
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+
+class ConfigProblem(Problem):
+    """Never: the user's file is wrong."""
+
+
+class LinkProblem(Problem):
+    """Later: a channel or a broker is down; its owner reopens it with back-off."""
+
+
+class DeviceProblem(Problem):
+    """Later: the peer is silent or wrong; the channel stays open.
+
+    `alive` tells that the device did answer (an exception reply): its points are BAD, it is not demoted.
+    """
+
+    def __init__(self, code: str, message: str, hint: str = "", *, alive: bool = False) -> None:
+        super().__init__(code, message, hint)
+        self.alive = alive
+
+
+class PluginProblem(Problem):
+    """Bench: a plugin or a rule misbehaved; data flows on without it."""
+
+
+class Refused(Exception):
+    """The peer will never take these records: {seq: reason}."""
+
+    def __init__(self, reasons: dict[int, str]) -> None:
+        super().__init__(f"{len(reasons)} records refused")
+        self.reasons = reasons
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A problem that stands, as `fluxedge status` shows it."""
+
+    item: str  # "device:meter-1", "channel:rs485-1", "uplink:cloud", "log", "file:devices/a.toml"
+    code: str
+    message: str  # of the latest occurrence
+    hint: str
+    since_ns: int  # UTC
+    last_ns: int  # UTC
+    count: int  # occurrences since it began to stand
+
+
+Listener = Callable[[str, str, Standing], None]  # ("raised" | "cleared", item, standing)
+
+
+class ProblemBook:
+    """Keep every standing problem once, count occurrences, tell listeners about changes only."""
+
+    def __init__(self, wall_ns: Callable[[], int]) -> None:
+        self._wall_ns = wall_ns
+        self._standing: dict[tuple[str, str], Standing] = {}
+        self.listeners: list[Listener] = []
+        self.raised_total: dict[str, int] = dict.fromkeys(CODES, 0)  # code -> occurrences, for metrics
+
+    def report(self, item: str, problem: Problem | None) -> None:
+        """Raise `problem` on `item`, or clear everything that stands on `item` when it is None."""
+        if problem is None:
+            self.clear(item)
+            return
+        now_ns = self._wall_ns()
+        self.raised_total[problem.code] += 1
+        key = (item, problem.code)
+        before = self._standing.get(key)
+        if before is None:
+            standing = Standing(item, problem.code, problem.message, problem.hint, now_ns, now_ns, 1)
+            self._standing[key] = standing
+            self._tell("raised", item, standing)
+        else:
+            self._standing[key] = replace(
+                before, message=problem.message, hint=problem.hint, last_ns=now_ns, count=before.count + 1
+            )
+
+    def clear(self, item: str, *codes: str) -> None:
+        """Clear the problems of `item` with these codes; all of them when no code is given."""
+        for key in [k for k in self._standing if k[0] == item and (not codes or k[1] in codes)]:
+            self._tell("cleared", item, self._standing.pop(key))
+
+    def of(self, item: str) -> list[Standing]:
+        """Return what stands on `item`, oldest first."""
+        return [standing for standing in self if standing.item == item]
+
+    def stands(self, item: str, code: str) -> bool:
+        """Tell whether `code` stands on `item`."""
+        return (item, code) in self._standing
+
+    def __iter__(self) -> Iterator[Standing]:
+        """Iterate over everything that stands, oldest first."""
+        return iter(sorted(self._standing.values(), key=lambda standing: standing.since_ns))
+
+    def __len__(self) -> int:
+        return len(self._standing)
+
+    def _tell(self, change: str, item: str, standing: Standing) -> None:
+        for listener in self.listeners:
+            listener(change, item, standing)
