@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
 import secrets
 import ssl
 import sys
 import typing
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from fluxedge import journal
 from fluxedge.apply import Plan, build, by_channel, made_of, plan
 from fluxedge.channels import open_channel
 from fluxedge.clock import Clock, SystemClock
@@ -65,7 +66,7 @@ class Gateway:
         state_dir.mkdir(parents=True, exist_ok=True)
         self.id = gateway_id(state_dir, config.gateway.id)
         self.config = Config()
-        self._first = config
+        self.booted = config  # [gateway], [log] and [api] as they were at the start
         self.problems = ProblemBook(self.clock.wall_ns)
         self.latest = Latest()
         self.log = Log(state_dir, config.log, self.clock)
@@ -79,6 +80,7 @@ class Gateway:
         self.owner = TaskOwner(self._task_failed)
         self.failed: asyncio.Future[BaseException] | None = None
         self._pipeline_task: asyncio.Task[None] | None = None
+        self.reload: Callable[[], Awaitable[object]] | None = None  # set by the service
 
     async def start(self) -> None:
         """Start everything the configuration names."""
@@ -90,9 +92,15 @@ class Gateway:
         if self.log.new_epoch_because:
             self.problems.report("log", Problem("log-replaced", self.log.new_epoch_because, "A new epoch was started."))
         await self.commander.recover()
-        first = self._first
+        first = self.booted
         self.config = Config(gateway=first.gateway, log=first.log, api=first.api)
         await self.apply(first)
+
+    @property
+    def restart_needed(self) -> list[str]:
+        """Return the tables of fluxedge.toml that differ from those which the gateway was started with."""
+        names = ("gateway", "log", "api")
+        return [name for name in names if getattr(self.config, name) != getattr(self.booted, name)]
 
     async def apply(self, config: Config) -> Plan:
         """Go from the running configuration to `config`; what is equal in both is not touched."""
@@ -105,8 +113,10 @@ class Gateway:
             self.protocols.pop(name, None)
             self.latest.forget(name)
             self.problems.clear(f"device:{name}")
-        for name in steps.devices.start:
-            self.protocols[name] = build(name, made[name])
+        # Compiling is pure; a thousand devices take a second, which the loop cannot spare.
+        start = list(steps.devices.start)
+        built = await asyncio.to_thread(lambda: {name: build(name, made[name]) for name in start})
+        self.protocols |= built
         self.config = config
         await self._apply_channels(config, steps)
         for name in steps.uplinks.start:
@@ -183,7 +193,12 @@ class Gateway:
         level = logging.WARNING if change == "raised" else logging.INFO
         verb = "" if change == "raised" else "cleared: "
         hint = f" — {standing.hint}" if standing.hint and change == "raised" else ""
-        _log.log(level, "%s: %s%s: %s%s", item, verb, standing.code, standing.message, hint)
+        extra = journal.fields(item, standing.code)
+        told = (
+            item.startswith("config:") and change == "raised"
+        )  # the service has said each mistake on a line of its own
+        if not told:
+            _log.log(level, "%s: %s%s: %s%s", item, verb, standing.code, standing.message, hint, extra=extra)
         self.pipeline.submit("problem", item, {"change": change, "code": standing.code, "message": standing.message})
 
     def _task_failed(self, name: str, error: BaseException) -> None:
@@ -228,8 +243,3 @@ def tls_context(cfg: UplinkCfg, url: str) -> ssl.SSLContext | None:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
-
-
-def under_systemd() -> bool:
-    """Tell whether systemd started this process as a service."""
-    return "NOTIFY_SOCKET" in os.environ

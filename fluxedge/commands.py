@@ -26,6 +26,7 @@ TIMEOUT_S = 10.0
 REMEMBERED = 10_000  # keys
 
 State = typing.Literal["done", "sent", "refused", "failed", "unknown"]
+Asked = float | int | bool | str  # what JSON can carry of a Value; bytes cannot be commanded by it
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -33,7 +34,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     device: str
     point: str
-    value: Value
+    value: Asked
     key: str = ""  # idempotency key; made up when empty
     timeout_ms: int = int(TIMEOUT_S * 1000)  # the command dies when it could not be sent in this time
     expires_ms: int = 0  # UTC, ms since 1970-01-01; 0 = by timeout_ms only
@@ -50,9 +51,9 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     device: str
     point: str
     state: State
-    value: Value | None = None  # as asked
-    read_back: Value | None = None
-    before: Value | None = None
+    value: Asked | None = None  # as asked
+    read_back: typing.Any = None  # a Value; bytes as base64
+    before: typing.Any = None
     code: str = ""
     message: str = ""
     hint: str = ""

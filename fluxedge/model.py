@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import typing
+import weakref
 from dataclasses import dataclass, field
 
 import msgspec
@@ -80,6 +81,27 @@ class Round:
     flags: int = 0  # of Flag
 
 
+# 75 kB a device at 500 points if each group had its own.
+class _Columns:
+    """Points, their names and their codec, shared by groups with equal points."""
+
+    __slots__ = ("__weakref__", "codec", "names", "points")
+
+    def __init__(self, points: tuple[Point, ...]) -> None:
+        self.points = points
+        self.names = tuple(point.name for point in points)
+        self.codec = Codec(points)
+
+
+_shared: weakref.WeakValueDictionary[bytes, _Columns] = weakref.WeakValueDictionary()
+
+
+def _encode(body: object) -> bytes:
+    """Return MessagePack that is the same for equal bodies."""
+    plain = msgspec.to_builtins(body, str_keys=True)  # msgspec sorts only keys that are text
+    return msgspec.msgpack.Encoder(order="deterministic").encode(plain)
+
+
 @dataclass(frozen=True, eq=False)
 class Group:
     """Points of one device that are read together: an immutable list of columns.
@@ -94,12 +116,19 @@ class Group:
     key: bytes = field(init=False)  # digest of everything above
     names: tuple[str, ...] = field(init=False)
     codec: Codec = field(init=False)
+    _columns: _Columns = field(init=False, repr=False)  # keeps what is shared alive
 
     def __post_init__(self) -> None:
-        digest = hashlib.blake2b(self.to_bytes(), digest_size=16).digest()
+        columns = _encode(self.points)
+        shared = _shared.get(columns)
+        if shared is None:
+            shared = _shared[columns] = _Columns(self.points)
+        digest = hashlib.blake2b(_encode([self.device, self.name, self.label]) + columns, digest_size=16).digest()
         object.__setattr__(self, "key", digest)
-        object.__setattr__(self, "names", tuple(point.name for point in self.points))
-        object.__setattr__(self, "codec", Codec(self.points))
+        object.__setattr__(self, "_columns", shared)
+        object.__setattr__(self, "points", shared.points)
+        object.__setattr__(self, "names", shared.names)
+        object.__setattr__(self, "codec", shared.codec)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Group) and other.key == self.key
@@ -109,8 +138,7 @@ class Group:
 
     def to_bytes(self) -> bytes:
         """Return the group as the log keeps it (MessagePack, deterministic)."""
-        body = {"device": self.device, "name": self.name, "label": self.label, "points": self.points}
-        return msgspec.msgpack.Encoder(order="deterministic").encode(body)
+        return _encode({"device": self.device, "name": self.name, "label": self.label, "points": self.points})
 
     @classmethod
     def from_bytes(cls, body: bytes) -> Group:

@@ -4,67 +4,44 @@ gmqtt is a fast transport whose own store, reconnection and acknowledgements los
 for one attempt and thrown away; nothing is stored or resumed in it; PUBACKs are taken at its packet handler, with their
 reason code; the window, the bytes in flight, the watchdog and the end of a sick connection are ours.
 
-    CONNECTING (10 s) -> RUNNING -> closed for ever
+    CONNECTING (connect_s) -> RUNNING -> closed for ever
 
-These are private names of gmqtt 0.8.0, which is pinned; tests/fluxedge/test_mqtt.py fails when one of them moves.
+A session starts no task of its own, and none of gmqtt's survives `close` or `abort`. These are private names of gmqtt
+0.8.0, which is pinned; tests/fluxedge/test_mqtt.py fails when one of them moves.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import ssl
 import typing
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import gmqtt
 from gmqtt.mqtt.constants import MQTTv50, MQTTv311
 from gmqtt.mqtt.handler import MQTTConnectError
 from gmqtt.storage import PersistentStorage
 
+from fluxedge import mqtt_terms as terms
+from fluxedge.mqtt_terms import Incoming, Rejected, Settings, WrongVersion, packet_bytes
 from fluxedge.problems import LinkProblem
 
-CONNECT_S = 10.0
-ACK_S = 30.0  # the oldest unacknowledged message may be this old
+__all__ = ["Incoming", "Rejected", "Session", "Settings", "WrongVersion", "packet_bytes"]
+
 IN_FLIGHT_BYTES = 1 << 20
 TRANSPORT_BYTES = 256 << 10
+INBOUND_PACKET_BYTES = 256 << 10  # commands are small; gmqtt would collect a packet of 256 MiB in memory
+WAITING_MOST = 64  # answers and status that wait for the broker's receive maximum; records wait in the log
+NO_SUBSCRIBERS = 0x10  # MQTT 5, 3.4.2.1
+_ALL_IDS = 65536  # gmqtt's allocator gives out 1 .. 65535
+
 _SILENT = logging.getLogger("fluxedge.gmqtt")
 _SILENT.setLevel(logging.CRITICAL + 1)  # it logs an ERROR at each loss that we asked for; problems are told by us
 logging.getLogger("gmqtt").setLevel(logging.CRITICAL + 1)
-
-PUBACK, DISCONNECT, ANY_INBOUND = 0x40, 0xE0, "*"
-
-# MQTT 5, 3.2.2.2 and MQTT 3.1.1, 3.2.2.3
-_REFUSED = {
-    1: "the broker does not speak this MQTT version", 2: "client identifier rejected", 3: "server unavailable",
-    4: "bad user name or password", 5: "not authorised",
-    0x80: "unspecified error", 0x84: "the broker does not speak this MQTT version", 0x85: "client identifier not valid",
-    0x86: "bad user name or password", 0x87: "not authorised", 0x88: "server unavailable", 0x89: "server busy",
-    0x8A: "banned", 0x97: "quota exceeded", 0x9C: "use another server", 0x9D: "server moved",
-    0x9F: "connection rate exceeded",
-}  # fmt: skip
-_WRONG_VERSION = (1, 0x84)
-
-# MQTT 5, 3.14.2.1
-_DISCONNECTED = {
-    0x8B: "server shutting down", 0x8D: "keep-alive time-out", 0x8E: "another client took this client identifier",
-    0x93: "receive maximum exceeded", 0x95: "packet too large", 0x97: "quota exceeded", 0x98: "administrative action",
-    0x87: "not authorised", 0x89: "server busy",
-}  # fmt: skip
-
-
-class WrongVersion(LinkProblem):
-    """The broker does not speak MQTT 5; the next attempt is made with 3.1.1."""
-
-
-class Rejected(Exception):
-    """A PUBACK with a reason code >= 0x80 (MQTT 5, 3.4.2.1)."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(f"PUBACK 0x{code:02X}")
-        self.code = code
 
 
 class _NoStore(PersistentStorage):  # type: ignore[misc]  # gmqtt has no types
@@ -73,46 +50,19 @@ class _NoStore(PersistentStorage):  # type: ignore[misc]  # gmqtt has no types
     def push_message(self, mid: int, raw_package: bytes) -> None:
         pass
 
-    def remove_message_by_mid(self, mid: int) -> None:
-        pass
 
-    @property
-    def is_empty(self) -> bool:
-        return True
-
-    async def wait_empty(self) -> None:
-        return
-
-    def clear(self) -> None:
-        pass
-
-    def get_all(self) -> list[typing.Any]:
-        return []
+class _Sent(typing.NamedTuple):
+    acknowledged: asyncio.Future[int]
+    payload_bytes: int
+    at_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """Where and how to connect."""
-
-    host: str
-    port: int
-    client_id: str
-    keepalive_s: float = 30.0
-    window: int = 64
-    version: str = "5"
-    username: str = ""
-    password: str = field(default="", repr=False)
-    tls: ssl.SSLContext | None = None
-    will_topic: str = ""
-    will_payload: bytes = b""
-
-
-class Incoming(typing.NamedTuple):
-    """A message that came down."""
-
+class _Outgoing(typing.NamedTuple):
     topic: str
     payload: bytes
+    retain: bool
     properties: dict[str, typing.Any]
+    acknowledged: asyncio.Future[int]
 
 
 class Session:
@@ -121,145 +71,145 @@ class Session:
     def __init__(self, settings: Settings, on_message: Callable[[Incoming], None] | None = None) -> None:
         self._settings = settings
         self._on_message = on_message
+        self._loop = asyncio.get_running_loop()
         self._dead = asyncio.Event()
         self._reason: LinkProblem | None = None
-        self._acks: dict[int, tuple[asyncio.Future[int], int, float]] = {}  # mid -> (future, bytes, sent at)
+        self._acks: dict[int, _Sent] = {}  # packet id -> what was sent, oldest first
+        self._waiting: deque[_Outgoing] = deque()
+        self._subscribing: dict[int, asyncio.Future[None]] = {}  # packet id -> SUBACK
         self._in_flight_bytes = 0
         self._room = asyncio.Event()
         self._client: typing.Any = None
-        self._transport: typing.Any = None
-        self._heard_s = 0.0
+        self._transport: typing.Any = None  # set while RUNNING
+        self._reading: asyncio.Future[None] | None = None  # gmqtt's task
+        self._receive_maximum = 1
+        self._retain = True
+        self._heard_s = self._pinged_s = self._loop.time()
         self._watch: asyncio.TimerHandle | None = None
         self.window = 1
         self.maximum_packet_bytes = 0  # 0 = the broker names no limit
-        self.no_subscribers_total = 0
+
+    # --- connecting ---------------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Connect within 10 s.
+        """Connect within `connect_s`.
 
         Raises:
             WrongVersion: try again with 3.1.1.
-            LinkProblem: "uplink-down", "uplink-refused" or "uplink-tls", with what is in the way.
+            LinkProblem: "uplink-down", "uplink-refused", "uplink-throttled" or "uplink-tls", with what is in the way.
         """
         settings = self._settings
-        will = (
-            gmqtt.Message(settings.will_topic, settings.will_payload, qos=1, retain=True)
-            if settings.will_topic
-            else None
-        )
+        self._client = client = self._make_client()
+        self._schedule_watch()
+        try:
+            async with asyncio.timeout(settings.connect_s):
+                await client.connect(
+                    settings.host,
+                    settings.port,
+                    ssl=settings.tls or False,
+                    keepalive=round(settings.keepalive_s),
+                    version=MQTTv50 if settings.version == "5" else MQTTv311,
+                )
+            if self._dead.is_set():
+                raise self.reason()
+            self._begin(client)
+        except MQTTConnectError as exc:
+            raise terms.refused(settings.where, exc._code) from exc
+        except ssl.SSLError as exc:
+            raise terms.tls_failed(settings.where, exc) from exc
+        except OSError as exc:
+            if isinstance(exc, TimeoutError) and exc.errno is None:  # ours; the system's has a number
+                text = f"no answer to CONNECT within {settings.connect_s:g} s"
+                raise self._problem(
+                    "uplink-down", text, "Is it an MQTT broker, and does a firewall let it through?"
+                ) from exc
+            raise terms.unreachable(settings.where, exc, tls=settings.tls is not None) from exc
+        finally:
+            if self._transport is None:
+                await self.abort()
+
+    def _make_client(self) -> typing.Any:
+        settings = self._settings
+        will = None
+        if settings.will_topic:
+            will = gmqtt.Message(settings.will_topic, settings.will_payload, qos=1, retain=True)
+        limits = {"maximum_packet_size": INBOUND_PACKET_BYTES} if settings.version == "5" else {}
         client = gmqtt.Client(
-            settings.client_id, clean_session=True, persistent_storage=_NoStore(), will_message=will, logger=_SILENT
+            settings.client_id.encode(),  # its length field counts characters of a str, not bytes
+            clean_session=True,
+            persistent_storage=_NoStore(),
+            will_message=will,
+            logger=_SILENT,
+            **limits,
         )
         client.set_config({"reconnect_retries": -2})  # 0 still reconnects once, -1 means unlimited
-        if settings.username:
-            client.set_auth_credentials(settings.username, settings.password)
-        client.on_disconnect = lambda *_: self._died(None)
+        client._wait_qos_queue_drained = _nothing_waits  # it starts two tasks for a store that is always empty
+        if settings.username or settings.password:
+            client.set_auth_credentials(settings.username, settings.password or None)
         client.on_message = self._received
-        handler = client._package_handler
-        self._hook(handler)
-        self._client = client
-        version = MQTTv50 if settings.version == "5" else MQTTv311
-        connecting = asyncio.ensure_future(
-            client.connect(
-                settings.host,
-                settings.port,
-                ssl=settings.tls or False,
-                keepalive=round(settings.keepalive_s),
-                version=version,
-            )
-        )
-        await self._race(connecting)
-        self._transport = client._connection._transport
-        self._set_user_timeout()
-        limits = handler._connack_properties
-        receive_maximum = (limits.get("receive_maximum") or [65535])[0]
-        # gmqtt's allocator holds receive_maximum - 1 ids, and a SUBSCRIBE takes one of them.
-        self.window = max(1, min(settings.window, receive_maximum - 2))
-        self.maximum_packet_bytes = (limits.get("maximum_packet_size") or [0])[0]
-        self._heard_s = asyncio.get_running_loop().time()
-        self._schedule_watch()
-
-    async def _race(self, connecting: asyncio.Future[None]) -> None:
-        """Wait for the connection, its refusal, its loss or the time-out, whichever is first."""
-        dying = asyncio.ensure_future(self._dead.wait())
-        try:
-            both: set[asyncio.Future[typing.Any]] = {connecting, dying}
-            await asyncio.wait(both, timeout=CONNECT_S, return_when=asyncio.FIRST_COMPLETED)
-            if connecting.done():
-                connecting.result()
-                return
-            raise self._lost_while_connecting()
-        except MQTTConnectError as exc:
-            raise self._refusal(exc._code) from exc
-        except ssl.SSLError as exc:
-            raise self._problem("uplink-tls", f"TLS: {exc.reason or exc}", _tls_hint(exc)) from exc
-        except OSError as exc:
-            raise self._problem(
-                "uplink-down", exc.strerror or str(exc), "Is the broker running and the address right?"
-            ) from exc
-        finally:
-            for waiting in (connecting, dying):
-                waiting.cancel()
-            await asyncio.gather(connecting, dying, return_exceptions=True)
-            if not connecting.done() or connecting.cancelled() or connecting.exception() is not None:
-                self._abort()
-
-    def _lost_while_connecting(self) -> LinkProblem:
-        refused = self._client._package_handler._connack_code
-        if refused in _WRONG_VERSION:
-            return WrongVersion("uplink-refused", f"{self._where()}: the broker does not speak MQTT 5")
-        if self._dead.is_set():
-            hint = "Does the broker expect TLS, or a client certificate?"
-            return self._problem("uplink-down", "the broker closed the connection before answering", hint)
-        return self._problem("uplink-down", f"no answer to CONNECT within {CONNECT_S:g} s", "Is this an MQTT broker?")
-
-    def _refusal(self, code: int) -> LinkProblem:
-        if code in _WRONG_VERSION:
-            return WrongVersion("uplink-refused", f"{self._where()}: the broker does not speak MQTT 5")
-        return self._problem(
-            "uplink-refused",
-            _REFUSED.get(code, f"code 0x{code:02X}"),
-            "Check username, password and the broker's access list.",
-        )
+        client.on_subscribe = self._subscribed
+        self._hook(client._package_handler)
+        return client
 
     def _hook(self, handler: typing.Any) -> None:
-        """Take PUBACK, CONNACK and DISCONNECT at gmqtt's packet handler, before connecting."""
-        on_puback, on_connack, on_disconnect = (
-            handler._handle_puback_packet, handler._handle_connack_packet, handler._handle_disconnect_packet,
-        )  # fmt: skip
-        handler._connack_code = 0
-        original = handler._handle_packet
+        """Take every packet, PUBACK, CONNACK and DISCONNECT at gmqtt's packet handler, before connecting."""
+        handle, take_connack = handler._handle_packet, handler._handle_connack_packet
+        free_id = handler.id_generator.free_id
 
         def packet(cmd: int, data: bytes) -> None:
-            self._heard_s = asyncio.get_running_loop().time()
-            original(cmd, data)
+            self._heard_s = self._loop.time()
+            handle(cmd, data)
 
-        def puback(cmd: int, data: bytes) -> None:
-            on_puback(cmd, data)  # frees the id
-            self._settle(int.from_bytes(data[:2], "big"), data[2] if len(data) > 2 else 0)
+        def puback(_cmd: int, data: bytes) -> None:
+            mid = int.from_bytes(data[:2], "big")
+            free_id(mid)
+            self._settle(mid, data[2] if len(data) > 2 else 0)
 
         def connack(cmd: int, data: bytes) -> None:
-            handler._connack_code = data[1] if len(data) > 1 else 0
-            if handler._connack_code in _WRONG_VERSION:
-                self._died(None)  # gmqtt would downgrade by its own reconnection, which is off: it would wait for ever
+            if data[1:2] and data[1] in terms.WRONG_VERSION and self._settings.version == "5":
+                # gmqtt would downgrade by its own reconnection, which is off, and then wait for ever
+                self._died(WrongVersion(self._settings.where))
                 return
-            on_connack(cmd, data)
+            take_connack(cmd, data)
 
-        def disconnect(cmd: int, data: bytes) -> None:
-            # A lost socket arrives here too, as an empty packet.
-            if data and data[0]:
-                reason = _DISCONNECTED.get(data[0], f"code 0x{data[0]:02X}")
-                self._died(self._problem("uplink-down", f"the broker ended the connection: {reason}", ""))
-            on_disconnect(cmd, data)
+        def disconnect(_cmd: int, data: bytes) -> None:
+            # A lost socket arrives here too, as an empty packet. gmqtt's own handler only starts a reconnection.
+            self._died(terms.ended(self._settings.where, data[0]) if data and data[0] else self._lost())
 
         handler._handle_packet = packet
         handler._handler_cache.update({0x40: puback, 0x20: connack, 0xE0: disconnect})
+
+    def _begin(self, client: typing.Any) -> None:
+        """Take the broker's limits over; from here on the session runs.
+
+        Raises:
+            LinkProblem: "uplink-refused": the broker cannot acknowledge.
+        """
+        settings, handler, connection = self._settings, client._package_handler, client._connection
+        limits = handler._connack_properties
+        if (limits.get("max_qos") or [1])[0] == 0:
+            raise self._problem("uplink-refused", "the broker takes QoS 0 only, which it never acknowledges", "")
+        self._receive_maximum = (limits.get("receive_maximum") or [65535])[0] or 1
+        # Two places are left for status and answers to commands, where the broker has them.
+        self.window = max(1, min(settings.window, self._receive_maximum - 2))
+        self.maximum_packet_bytes = (limits.get("maximum_packet_size") or [0])[0]
+        self._retain = (limits.get("retain_available") or [1])[0] != 0
+        # gmqtt takes receive_maximum for a bound of ids, of which SUBSCRIBE needs one too: with 2 it would have none.
+        handler.id_generator._max = _ALL_IDS
+        self._transport = connection._transport
+        self._set_user_timeout()
 
     def _set_user_timeout(self) -> None:
         """Let the kernel give a half-open connection up: with unsent bytes gmqtt's close() waits for ever."""
         sock = self._transport.get_extra_info("socket")
         if sock is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1500 * self._settings.keepalive_s))
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1500 * self._keepalive_s))
+
+    @property
+    def _keepalive_s(self) -> float:
+        """Return the keep-alive in force: the broker may have named another."""
+        connection = self._client._connection
+        return float(connection._keepalive) if connection is not None else self._settings.keepalive_s
 
     # --- running ------------------------------------------------------------------------------------------------------
 
@@ -273,6 +223,7 @@ class Session:
         """Tell whether the window, the bytes in flight or the transport's buffer are exhausted."""
         return (
             len(self._acks) >= self.window
+            or bool(self._waiting)
             or self._in_flight_bytes >= IN_FLIGHT_BYTES
             or self._transport.get_write_buffer_size() >= TRANSPORT_BYTES
         )
@@ -292,37 +243,52 @@ class Session:
     def publish(
         self, topic: str, payload: bytes, *, retain: bool = False, **properties: typing.Any
     ) -> asyncio.Future[int]:
-        """Send with QoS 1; the future gives the PUBACK's reason code (0x00 or 0x10).
+        """Send with QoS 1; the future gives the PUBACK's reason code (below 0x80).
+
+        Never more than the broker's receive maximum is unacknowledged: who publishes without waiting for `room` waits
+        in a queue of 64, then is refused.
+
+        Raises (through the future): Rejected, or LinkProblem when the connection closes first or the queue is full.
+        """
+        acknowledged: asyncio.Future[int] = self._loop.create_future()
+        if self._settings.version != "5":
+            properties = {}
+        outgoing = _Outgoing(topic, payload, retain and self._retain, properties, acknowledged)
+        if not self.running:
+            acknowledged.set_exception(self.reason())
+        elif 0 < self.maximum_packet_bytes < packet_bytes(topic, len(payload), properties):
+            acknowledged.set_exception(Rejected(terms.PACKET_TOO_LARGE))
+        elif len(self._acks) < self._receive_maximum and not self._waiting:
+            self._transmit(outgoing)
+        elif len(self._waiting) < WAITING_MOST:
+            self._waiting.append(outgoing)
+        else:
+            text = f"{WAITING_MOST} answers wait for acknowledgements; this one is dropped"
+            acknowledged.set_exception(self._problem("uplink-throttled", text, ""))
+        return acknowledged
+
+    def _transmit(self, outgoing: _Outgoing) -> None:
+        topic, payload, retain, properties, acknowledged = outgoing
+        self._client.publish(topic, payload, qos=1, retain=retain, **properties)
+        # publish() is synchronous and returns nothing; the id it took is the allocator's last one.
+        mid = self._client._package_handler.id_generator._last_used_id
+        self._acks[mid] = _Sent(acknowledged, len(payload), self._loop.time())
+        self._in_flight_bytes += len(payload)
+
+    def subscribe(self, topic: str) -> asyncio.Future[None]:
+        """Subscribe with QoS 1; messages come to `on_message`. Done at the SUBACK.
 
         Raises (through the future): Rejected, or LinkProblem when the connection closes first.
         """
-        loop = asyncio.get_running_loop()
-        acknowledged: asyncio.Future[int] = loop.create_future()
+        granted: asyncio.Future[None] = self._loop.create_future()
         if not self.running:
-            acknowledged.set_exception(self.reason())
-            return acknowledged
-        if self._settings.version != "5":
-            properties = {}
-        try:
-            self._client.publish(topic, payload, qos=1, retain=retain, **properties)
-        except OverflowError:  # no packet id left: the broker acknowledges nothing
-            self._died(self._problem("uplink-silent", "no packet id is left", ""))
-            acknowledged.set_exception(self.reason())
-            return acknowledged
-        # publish() is synchronous and returns nothing; the id it took is the allocator's last one.
-        mid = self._client._package_handler.id_generator._last_used_id
-        self._acks[mid] = (acknowledged, len(payload), loop.time())
-        self._in_flight_bytes += len(payload)
-        return acknowledged
-
-    def publish_unacknowledged(self, topic: str, payload: bytes, **properties: typing.Any) -> None:
-        """Send with QoS 0."""
-        if self.running:
-            self._client.publish(topic, payload, qos=0, **(properties if self._settings.version == "5" else {}))
-
-    def subscribe(self, topic: str) -> None:
-        """Subscribe with QoS 1; messages come to `on_message`."""
-        self._client.subscribe(gmqtt.Subscription(topic, qos=1))
+            granted.set_exception(self.reason())
+            return granted
+        # Neither what we publish ourselves nor what is retained (MQTT 5, 3.8.3.1; 3.1.1 has no such options).
+        options = {"no_local": True, "retain_handling_options": 2} if self._settings.version == "5" else {}
+        mid = self._client.subscribe(gmqtt.Subscription(topic, qos=1, **options))
+        self._subscribing[mid] = granted
+        return granted
 
     async def wait_closed(self) -> None:
         """Return when the connection is gone; see `reason`."""
@@ -330,98 +296,132 @@ class Session:
 
     def reason(self) -> LinkProblem:
         """Return why the connection is gone."""
-        return self._reason or self._problem("uplink-down", "the connection was lost", "")
+        return self._reason or self._problem("uplink-down", "the connection was closed", "")
 
     async def close(self) -> None:
-        """Send DISCONNECT (which suppresses the will) and drop the connection at once."""
+        """Send DISCONNECT, which suppresses the will, and wait a moment for the broker to hang up.
+
+        Hanging up ourselves at once could reset the connection while the DISCONNECT is on its way.
+        """
         if self.running:
             self._client._connection.send_disconnect()
-            await asyncio.sleep(0)
-            for _ in range(100):  # a second for the goodbye to leave; the transport tells nobody when it drained
-                if not self._transport.get_write_buffer_size():
-                    break
-                await asyncio.sleep(0.01)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.close_s):
+                    await self._dead.wait()
+        await self.abort()
+
+    async def abort(self) -> None:
+        """Drop the connection without a word: the broker sends the will. Returns when gmqtt's task has ended."""
         self._died(None)
-        self._abort()
+        self._kill()
+        if self._reading is not None and not self._reading.done():
+            await asyncio.wait([self._reading], timeout=1.0)
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    async def _received(
+    def _received(
         self, _client: object, topic: str, payload: bytes, _qos: int, properties: dict[str, typing.Any]
-    ) -> int:
-        if self._on_message is not None:
-            self._on_message(Incoming(topic, bytes(payload), properties))
-        return 0
+    ) -> None:
+        if self._on_message is not None and isinstance(topic, str):
+            incoming = Incoming(topic, bytes(payload), bool(properties.get("retain")), properties)
+            self._loop.call_soon(self._on_message, incoming)  # gmqtt would swallow what it raises
+
+    def _subscribed(self, _client: object, mid: int, granted_qos: tuple[int, ...], _properties: object) -> None:
+        granted = self._subscribing.pop(mid, None)
+        if granted is None or granted.done():
+            return
+        worst = max(granted_qos, default=0)
+        if worst >= 0x80:
+            granted.set_exception(Rejected(worst))
+        else:
+            granted.set_result(None)
 
     def _settle(self, mid: int, code: int) -> None:
-        entry = self._acks.pop(mid, None)
-        if entry is None:
+        sent = self._acks.pop(mid, None)
+        if sent is None:
             return
-        acknowledged, size, _ = entry
-        self._in_flight_bytes -= size
-        if code == 0x10:
-            self.no_subscribers_total += 1
-        if not acknowledged.done():
+        self._in_flight_bytes -= sent.payload_bytes
+        if not sent.acknowledged.done():
             if code >= 0x80:
-                acknowledged.set_exception(Rejected(code))
+                sent.acknowledged.set_exception(Rejected(code))
             else:
-                acknowledged.set_result(code)
+                sent.acknowledged.set_result(code)
+        while self._waiting and self.running and len(self._acks) < self._receive_maximum:
+            self._transmit(self._waiting.popleft())
         self._room.set()
 
     def _schedule_watch(self) -> None:
         if not self._dead.is_set():
-            self._watch = asyncio.get_running_loop().call_later(min(1.0, self._settings.keepalive_s / 4), self._look)
+            self._watch = self._loop.call_later(min(1.0, self._settings.keepalive_s / 4), self._look)
 
     def _look(self) -> None:
         """Abort a connection that is silent: gmqtt would not notice for minutes."""
-        now_s = asyncio.get_running_loop().time()
-        oldest_s = next(iter(self._acks.values()))[2] if self._acks else now_s
-        if now_s - self._heard_s > 1.5 * self._settings.keepalive_s:
-            self._died(self._problem("uplink-silent", f"nothing heard for {now_s - self._heard_s:.0f} s", ""))
-        elif now_s - oldest_s > ACK_S:
-            self._died(self._problem("uplink-silent", f"a message is unacknowledged for {now_s - oldest_s:.0f} s", ""))
+        now_s, connection, keepalive_s = self._loop.time(), self._client._connection, self._keepalive_s
+        silent_s = now_s - self._heard_s
+        unacknowledged_s = now_s - next(iter(self._acks.values())).at_s if self._acks else 0.0
+        if connection is not None and connection.is_closing():
+            self._died(self._lost())  # gmqtt began to close, which may take for ever
+        elif self._transport is not None and silent_s > 1.5 * keepalive_s:
+            self._died(self._problem("uplink-silent", f"nothing heard for {silent_s:.3g} s", ""))
+        elif unacknowledged_s > self._settings.ack_s:
+            text = f"a message is unacknowledged for {unacknowledged_s:.3g} s"
+            self._died(self._problem("uplink-silent", text, ""))
         else:
+            if self._transport is not None and now_s - max(self._heard_s, self._pinged_s) > keepalive_s / 2:
+                self._pinged_s = now_s  # gmqtt pings as late as after 1.3 keep-alives
+                connection._send_ping_request()
             self._room.set()  # the transport's buffer may have drained
         self._schedule_watch()
 
+    def _lost(self) -> LinkProblem:
+        """Say why the socket closed, as far as the transport told."""
+        error = self._client._connection._protocol._hard_reader.exception()
+        if isinstance(error, ssl.SSLError):
+            return terms.tls_failed(self._settings.where, error)
+        if isinstance(error, OSError):
+            return terms.unreachable(self._settings.where, error, tls=False)
+        if self._transport is None:
+            hint = "Does the broker expect TLS, or a client certificate?"
+            return self._problem("uplink-down", "the broker closed the connection before answering", hint)
+        return self._problem("uplink-down", "the broker closed the connection", "")
+
     def _died(self, reason: LinkProblem | None) -> None:
-        if self._reason is None and reason is not None:
-            self._reason = reason
         if self._dead.is_set():
             return
+        self._reason = reason
         self._dead.set()
         if self._watch is not None:
             self._watch.cancel()
-        for acknowledged, _, _ in self._acks.values():
-            if not acknowledged.done():
-                acknowledged.set_exception(self.reason())
+        pending: list[asyncio.Future[typing.Any]] = [sent.acknowledged for sent in self._acks.values()]
+        pending += [outgoing.acknowledged for outgoing in self._waiting]
+        pending += self._subscribing.values()
+        for future in pending:
+            if not future.done():
+                future.set_exception(self.reason())
         self._acks.clear()
+        self._waiting.clear()
+        self._subscribing.clear()
         self._in_flight_bytes = 0
         self._room.set()
-        self._abort()
+        self._kill()
 
-    def _abort(self) -> None:
+    def _kill(self) -> None:
         """Kill the connection: never close() or disconnect() on a sick one, they wait for ever."""
         client = self._client
         if client is None:
             return
         client._is_active = False
+        client._connack_received.set()  # connect() waits for nothing else
         connection = client._connection
         if connection is not None:
             if connection._keep_connection_callback:
                 connection._keep_connection_callback.cancel()
+            self._reading = connection._protocol._read_loop_future or self._reading
             connection._transport.abort()
 
-    def _where(self) -> str:
-        return f"{self._settings.host}:{self._settings.port}"
-
     def _problem(self, code: str, message: str, hint: str) -> LinkProblem:
-        return LinkProblem(code, f"{self._where()}: {message}", hint)
+        return LinkProblem(code, f"{self._settings.where}: {message}", hint)
 
 
-def _tls_hint(error: ssl.SSLError) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"{error.verify_message}. Does tls.ca name the authority that signed the broker's certificate?"
-    if error.reason == "WRONG_VERSION_NUMBER":
-        return "The broker does not speak TLS on this port; use mqtt:// or port 8883."
-    return ""
+async def _nothing_waits() -> None:
+    return

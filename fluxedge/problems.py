@@ -14,6 +14,7 @@ listeners on change only.
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -58,11 +59,16 @@ CODES: dict[str, str] = {
     "uplink-throttled": "The broker asks this client to slow down.",
     "uplink-silent": "The broker does not acknowledge what it is sent.",
     "uplink-no-subscribers": "The broker takes messages that nobody has subscribed to.",
+    "uplink-clash": "Another client connects with the same client identifier.",
+    "uplink-commands": "The broker does not let this gateway listen for commands.",
+    "uplink-old-version": "The broker speaks MQTT 3.1.1 only, which cannot say that it refuses a message.",
     "record-refused": "The broker refuses a record for good; it is in quarantine.",
     "clock-unsynced": "The clock is not trusted yet; rounds go out marked as unsynced.",
     # commands
     "command-refused": "A command was not permitted or not possible.",
     "command-unknown": "A command was interrupted; whether the device executed it is not known.",
+    # API
+    "api-unavailable": "The API's socket or TCP address cannot be opened.",
     # programs
     "plugin-benched": "A plugin or a rule misbehaved and was taken out of service.",
     "bug": "A defect of fluxedge; the item it hit goes on as well as it can.",
@@ -88,8 +94,18 @@ class ConfigProblem(Problem):
     """Never: the user's file is wrong."""
 
 
+Advice = typing.Literal["", "older-version", "smaller-window", "smaller-messages", "longer-pause"]
+
+
 class LinkProblem(Problem):
-    """Later: a channel or a broker is down; its owner reopens it with back-off."""
+    """Later: a channel or a broker is down; its owner reopens it with back-off.
+
+    `advice` is what an uplink's peer wants to be done differently the next time; the forward loop follows it.
+    """
+
+    def __init__(self, code: str, message: str, hint: str = "", *, advice: Advice = "") -> None:
+        super().__init__(code, message, hint)
+        self.advice = advice
 
 
 class DeviceProblem(Problem):

@@ -42,12 +42,12 @@ def _children() -> set[int]:
 @pytest.fixture(autouse=True)
 def _nothing_survives() -> Iterator[None]:
     """Fail a test that leaves a thread, a child process or a socket behind (tasks: `_no_task_survives`)."""
-    gc.collect()
     before = _threads(), _children(), _sockets()
     yield
     left: list[object] = []
-    for _ in range(40):  # a closing thread or socket may need a moment
-        gc.collect()
+    for attempt in range(40):  # a closing thread or socket may need a moment
+        if attempt:
+            gc.collect()
         left = [now - then for now, then in zip((_threads(), _children(), _sockets()), before, strict=True)]
         if not any(left):
             return
@@ -134,3 +134,26 @@ def broker(tmp_path: Path) -> Iterator[Mosquitto]:
     mosquitto = Mosquitto(tmp_path).start()
     yield mosquitto
     mosquitto.close()
+
+
+# --- skips ------------------------------------------------------------------------------------------------------------
+
+ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.txt")
+_unlisted: list[str] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Collect skips whose reason is not in the written list."""
+    if not report.skipped or hasattr(report, "wasxfail"):
+        return
+    reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
+    allowed = [line for line in ALLOWED_SKIPS.read_text().splitlines() if line and not line.startswith("#")]
+    if not any(line in reason for line in allowed):
+        _unlisted.append(f"{report.nodeid}: {reason}")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A skip for a reason that nobody wrote down is a failure."""
+    if _unlisted and not hasattr(session.config, "workerinput"):
+        print("\nskipped for a reason that is not in tests/allowed_skips.txt:\n  " + "\n  ".join(_unlisted))
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

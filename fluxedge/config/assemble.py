@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zoneinfo
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from fluxedge.config.channels import Channels
@@ -30,22 +30,26 @@ class Assembly:
 
 
 def assemble(
-    items: Mapping[str, Item], layout: Layout, driver_names: list[str], gone: Mapping[str, str] | None = None
+    items: Mapping[str, Item],
+    layout: Layout,
+    driver_names: Sequence[str] = (),
+    gone: Collection[str] = (),
+    unread: Sequence[str] = (),
 ) -> Assembly:
     """Put together what can be put together.
 
     Where two items cannot both be, the later one in `items` has the mistake. `gone` are items that were found to be
-    unusable before: to need one of them is no mistake of one's own.
+    unusable before, `unread` files of devices that cannot be read: to need something of these is no mistake.
     """
     findings = Findings()
-    gone = gone or {}
     gateway, log, api = _singles(items, findings)
     uplinks = Uplinks(findings, layout)
     for item in _of_kind(items, "uplink"):
         uplinks.add(item)
     drivers, unusable = _drivers(items, findings)
     unusable |= {key.partition(":")[2] for key in gone if key.startswith("driver:")}
-    channels = Channels(findings, unusable={key.partition(":")[2] for key in gone if key.startswith("channel:")})
+    lost = {key.partition(":")[2] for key in gone if key.startswith("channel:")}
+    channels = Channels(findings, unusable=lost, unread=list(unread))
     for item in _of_kind(items, "channel"):
         channels.add(item)
     devices = Devices(findings, channels, drivers, unusable, driver_names)
@@ -57,12 +61,13 @@ def assemble(
     refused = findings.refused() | set(findings.blocked)
     good = {id_: cfg for id_, cfg in devices.cfgs.items() if devices.origins[id_] not in refused}
     used = {cfg.driver for cfg in good.values()}
+    idle = channels.implicit - {cfg.channel for cfg in good.values()}
     config = Config(
         gateway=gateway,
         log=log,
         api=api,
         uplinks=uplinks.cfgs,
-        channels=channels.cfgs,
+        channels={id_: cfg for id_, cfg in channels.cfgs.items() if id_ not in idle},
         devices=good,
         drivers={id_: driver for id_, driver in drivers.items() if id_ in used},
         secrets=uplinks.secrets,

@@ -23,14 +23,17 @@ class Channels:
 
     findings: Findings
     cfgs: dict[str, ChannelCfg] = field(default_factory=dict)
+    implicit: set[str] = field(default_factory=set)  # ids of those without a name
     unusable: set[str] = field(default_factory=set)  # named, but with mistakes
+    unread: list[str] = field(default_factory=list)  # files that may name more channels, but cannot be read
     _urls: dict[str, ChannelUrl] = field(default_factory=dict)
     _owners: dict[str, str] = field(default_factory=dict)  # endpoint -> id of the channel
 
     def add(self, item: Item) -> None:
         """Take a named channel in, or note what is wrong with it."""
         cfg = decode(ChannelCfg, item.table, self.findings.noting(item.key))
-        url = self._parse(item, ("url",), cfg.url) if cfg else None
+        text = cfg.url if cfg else item.fields.get("url")
+        url = self._parse(item, ("url",), text) if isinstance(text, str) else None
         if cfg is None or url is None:
             self.unusable.add(item.id)
             return
@@ -51,6 +54,11 @@ class Channels:
         if channel in self.unusable:
             self.findings.blocked[item.key] = f"its channel {channel} cannot be used"
             return None
+        if self.unread:
+            self.findings.blocked[item.key] = (
+                f"its channel {channel} may stand in {self.unread[0]}, which cannot be read"
+            )
+            return None
         hint = "Write a URL, for example tcp://192.168.1.10:502." if re.search(r"[/.:]", channel) else ""
         self.findings.error(item.key, ("channel",), unknown("channel", channel, self.cfgs), hint)
         return None
@@ -67,6 +75,7 @@ class Channels:
                 self.findings.error(item.key, ("channel",), wrong, f"Name that channel otherwise than {owner}.")
                 return None
             self._own(owner, url, ChannelCfg(url=str(url)))
+            self.implicit.add(owner)
         elif self._urls[owner] != url:
             wrong = f"{url.endpoint} is already opened by the channel {owner} as {self._urls[owner]}"
             self.findings.error(item.key, ("channel",), wrong, "Write the same URL, or the name of the channel.")

@@ -9,7 +9,7 @@ import datetime
 import functools
 import math
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 from msgspec import inspect
@@ -50,6 +50,28 @@ def decode(
         return None
 
 
+def decode_rest(
+    cls: type[T],
+    table: object,
+    bad: Iterable[Path],
+    types: dict[str, object] | None = None,
+    instead: dict[str, object] | None = None,
+) -> T | None:
+    """Return the struct without the keys at `bad`, so that the others can be checked too; None where that cannot be.
+
+    `instead` stands for keys that are missing.
+    """
+    if not isinstance(table, dict):
+        return None
+    rest = dict(table)
+    for path in bad:
+        if len(path) > 1 and path[0] in ("points", "groups") and isinstance(rest.get(str(path[0])), dict):
+            rest[str(path[0])] = {name: inner for name, inner in rest[str(path[0])].items() if name != path[1]}
+        elif path:
+            rest.pop(str(path[0]), None)
+    return decode(cls, (instead or {}) | rest, lambda *_: None, types)
+
+
 def fields_of(
     cls: type[Table], table: object, note: Note, types: dict[str, object] | None = None, path: Path = ()
 ) -> dict[str, typing.Any] | None:
@@ -57,9 +79,7 @@ def fields_of(
     if not isinstance(table, dict):
         note(path, f"{shown(table)} is not a table", "")
         return None
-    known = {field.encode_name: field for field in msgspec.structs.fields(cls)}
-    for name in _SET_BY_LOADER.get(cls, ()):
-        del known[name]
+    known = _known_fields(cls)
     values: dict[str, typing.Any] = {}
     sound = True
     for key, value in table.items():
@@ -98,6 +118,13 @@ def shown(value: object) -> str:
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
     return str(value)
+
+
+@functools.cache
+def _known_fields(cls: type[Table]) -> dict[str, msgspec.structs.FieldInfo]:
+    """Return the fields that a file may give, by their TOML keys."""
+    hidden = _SET_BY_LOADER.get(cls, ())
+    return {field.encode_name: field for field in msgspec.structs.fields(cls) if field.encode_name not in hidden}
 
 
 @functools.lru_cache(maxsize=512)
@@ -219,7 +246,8 @@ def _judge_number(kind: inspect.IntType | inspect.FloatType, value: object) -> t
     if isinstance(value, bool) or not isinstance(value, numbers):
         return f"{shown(value)} is not {_wanted(kind)}", _quote_hint(kind, value)
     number = value
-    if abs(number) > 1e308 or not math.isfinite(number):
+    usable = -(2**63) <= number < 2**63 if isinstance(number, int) else math.isfinite(number)  # TOML 1.0: 64 bits
+    if not usable:
         return f"{shown(value)} is not a number that can be used", ""
     below = kind.ge is not None and number < kind.ge
     above = kind.le is not None and number > kind.le

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from fluxedge.config.channels import Channels
-from fluxedge.config.decode import decode
+from fluxedge.config.decode import decode, decode_rest
 from fluxedge.config.drivers import check_overrides, merged_options
 from fluxedge.config.mistakes import Findings, unknown
 from fluxedge.config.sources import Item
@@ -69,6 +69,8 @@ class Devices:
         """Take a device in, or note everything that is wrong with it."""
         before = len(self.findings.errors)
         cfg = decode(DeviceCfg, item.table, self.findings.noting(item.key))
+        if cfg is None:  # go on with what is right in it: all mistakes are told at once
+            cfg = decode_rest(DeviceCfg, item.table, self.findings.paths(item.key))
         if cfg is None:
             return
         driver = self._driver(item, cfg)
@@ -99,7 +101,7 @@ class Devices:
             return ""
         if cfg.channel:
             return self.channels.of(item, cfg.channel)
-        if driver is not None:
+        if driver is not None and "channel" not in item.fields:
             text = f"a device of the protocol {driver.protocol} needs a channel"
             hint = 'Write channel = "NAME" or channel = "tcp://192.168.1.10:502".'
             self.findings.error(item.key, (), text, hint)

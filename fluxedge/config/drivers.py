@@ -7,7 +7,7 @@ import typing
 import msgspec
 from msgspec import UNSET
 
-from fluxedge.config.decode import decode, fields_of
+from fluxedge.config.decode import decode, decode_rest, fields_of
 from fluxedge.config.mistakes import Findings, unknown
 from fluxedge.config.sources import Item
 from fluxedge.config.structs import OPTIONS, POINTS, DeviceCfg, DriverCfg, Id, PointCfg, PointOverrideCfg, Table
@@ -24,7 +24,11 @@ def decode_driver(item: Item, findings: Findings) -> DriverCfg | None:
     options: object = OPTIONS[str(protocol)] if known else typing.Any
     types = {"options": options, "points": dict[Id, points]}  # type: ignore[valid-type]
     driver = decode(DriverCfg, item.table, findings.noting(item.key), types)
-    if driver is None:
+    if driver is None:  # go on with what is right in it: all mistakes are told at once
+        instead: dict[str, object] = {"name": "?", "source": "?"}
+        rest = decode_rest(DriverCfg, item.table, findings.paths(item.key), types, instead)
+        if rest is not None and known:
+            _check_groups(item, rest, findings)
         return None
     if "options" not in item.fields:
         driver = msgspec.structs.replace(driver, options=OPTIONS[driver.protocol]())
@@ -84,7 +88,10 @@ def check_overrides(item: Item, driver: DriverCfg, device: DeviceCfg, findings: 
     def note(path: Path, message: str, hint: str) -> None:
         findings.error(item.key, ("options", *path), message, hint)
 
-    _merge_options(driver, device, note)
+    if device.options:
+        _merge_options(driver, device, note)
+    if not device.points:  # nearly all devices; a driver may have hundreds of points
+        return
     seen: dict[str, str] = {}
     for name, override in device.points.items():
         if name not in driver.points:

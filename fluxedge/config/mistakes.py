@@ -81,6 +81,10 @@ class Findings:
         """Return `error` for one item, as decode calls it."""
         return lambda path, message, hint: self.error(item, path, message, hint)
 
+    def paths(self, item: str) -> list[Path]:
+        """Return where an item has mistakes."""
+        return [finding.path for finding in self.errors if finding.item == item]
+
     def refused(self) -> set[str]:
         """Return the items that have mistakes."""
         return {finding.item for finding in self.errors}

@@ -133,6 +133,7 @@ class Sources:
     refused: set[str] = field(default_factory=set)  # items that are given twice, or whose names cannot be used
     broken: set[str] = field(default_factory=set)  # files, or folders, whose items could not be read
     tables: set[tuple[str, str]] = field(default_factory=set)  # (file, kind): tables of items that are no tables
+    unread_drivers: set[str] = field(default_factory=set)
     main_broken: bool = False
 
     def lost(self, item: Item) -> bool:
@@ -203,7 +204,9 @@ class _LayerReader:
         if wrong:
             hint = f"Rename the file, for example to {path.stem.lower().replace(' ', '-')}.toml."
             self._sources.mistakes.append(Mistake(name, 0, "", wrong, hint, f"driver:{path.stem}"))
-        elif found is not None:
+        elif found is None:
+            self._sources.unread_drivers.add(f"driver:{path.stem}")
+        else:
             source, document = found
             self._add(Item(f"driver:{path.stem}", document, name, source))
 

@@ -73,7 +73,7 @@ class ApiCfg(Table, frozen=True, kw_only=True):
 
 
 class TopicsCfg(Table, frozen=True, kw_only=True):
-    """[uplinks.ID.topics]: templates; {gateway} and, for rounds per device, {device} are replaced."""
+    """[uplinks.ID.topics]: templates, in which {gateway} is replaced by the gateway's id."""
 
     rounds: str = "fluxedge/{gateway}/rounds"
     events: str = "fluxedge/{gateway}/events"
@@ -85,12 +85,12 @@ class TopicsCfg(Table, frozen=True, kw_only=True):
         for name in ("rounds", "events", "status", "command", "response"):
             topic = getattr(self, name)
             if not topic or any(sign in topic for sign in "+#\0"):
-                raise ValueError(f"{name}: {topic!r} is not a topic to publish to (no +, #, not empty)")
+                raise ValueError(f'{name}: "{topic}" is not a topic to publish to (no +, #, not empty)')
             if len(topic.encode()) > 1024:
                 raise ValueError(f"{name}: the topic is longer than 1024 bytes")
             rest = topic.replace("{gateway}", "")
             if "{" in rest or "}" in rest:
-                raise ValueError(f"{name}: {topic!r}: only {{gateway}} can be replaced")
+                raise ValueError(f'{name}: "{topic}": only {{gateway}} can be replaced')
 
 
 class TlsCfg(Table, frozen=True, kw_only=True):

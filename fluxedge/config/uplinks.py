@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from fluxedge.config import credentials
-from fluxedge.config.decode import decode
+from fluxedge.config.decode import decode, decode_rest
 from fluxedge.config.mistakes import Findings, unknown
 from fluxedge.config.sources import Item, Layout
 from fluxedge.config.structs import TlsCfg, UplinkCfg
@@ -36,6 +36,8 @@ class Uplinks:
         """Take an uplink in, or note everything that is wrong with it."""
         before = len(self.findings.errors)
         cfg = decode(UplinkCfg, item.table, self.findings.noting(item.key))
+        if cfg is None:  # go on with what is right in it: all mistakes are told at once
+            cfg = decode_rest(UplinkCfg, item.table, self.findings.paths(item.key))
         if cfg is None:
             return
         self._check_urls(item, cfg)

@@ -88,28 +88,29 @@ def parse_channel_url(url: str) -> ChannelUrl:
     """
     scheme, separator, _ = url.partition("://")
     if not separator:
-        raise ValueError(f"{url!r} is not a channel URL; write for example tcp://192.168.1.10:502 or {_EXAMPLE}")
+        raise ValueError(f'"{url}" is not a channel URL; write for example tcp://192.168.1.10:502 or {_EXAMPLE}')
     try:
         parts = urlsplit(url)
     except ValueError as exc:
-        raise ValueError(f"{url!r} is not a URL: {exc}") from exc
+        raise ValueError(f'"{url}" is not a URL: {exc}') from exc
     if parts.fragment:
-        raise ValueError(f"{url!r}: nothing may follow a #")
+        raise ValueError(f'"{url}": nothing may follow a #')
     if scheme == "serial":
         if parts.netloc or len(parts.path) < 2:
-            raise ValueError(f"{url!r}: write three slashes and the device file, for example {_EXAMPLE}")
+            raise ValueError(f'"{url}": write three slashes and the device file, for example {_EXAMPLE}')
         return _serial(unquote(parts.path), parts.query)
     if scheme == "tcp" or scheme == "rtu+tcp":
         if parts.path not in ("", "/") or parts.query:
-            raise ValueError(f"{url!r}: nothing may follow the port")
+            raise ValueError(f'"{url}": nothing may follow the port')
         return _tcp(typing.cast(Scheme, scheme), url, parts.netloc)
-    raise ValueError(f"{scheme!r} is not a scheme of channels; known are {', '.join(s + '://' for s in SCHEMES)}")
+    known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+    raise ValueError(f'"{scheme}" is not a scheme of channels; known are {known}')
 
 
 def _tcp(scheme: Scheme, url: str, netloc: str) -> ChannelUrl:
     """netloc: HOST, HOST:PORT, [IPV6] or [IPV6]:PORT."""
     if "@" in netloc:
-        raise ValueError(f"{url!r}: a channel has no user name and no password")
+        raise ValueError(f'"{url}": a channel has no user name and no password')
     bracketed = re.fullmatch(r"\[([^\[\]]*)\](?::(.*))?", netloc)
     if bracketed:
         host, port_text = bracketed[1], bracketed[2]
@@ -117,13 +118,13 @@ def _tcp(scheme: Scheme, url: str, netloc: str) -> ChannelUrl:
         host, colon, rest = netloc.partition(":")
         port_text = rest if colon else None
     if not _HOST.fullmatch(host) or (":" in host) != bool(bracketed):
-        raise ValueError(f"{url!r}: {host!r} is not a host name or address; write an IPv6 address in brackets")
+        raise ValueError(f'"{url}": "{host}" is not a host name or address; write an IPv6 address in brackets')
     if port_text is None:
         if scheme == "rtu+tcp":
-            raise ValueError(f"{url!r}: a port is missing; write {scheme}://{netloc}:PORT as the gateway's manual says")
+            raise ValueError(f'"{url}": a port is missing; write {scheme}://{netloc}:PORT as its manual says')
         return ChannelUrl(scheme, host.lower(), MODBUS_PORT)
     if not re.fullmatch(r"[0-9]{1,5}", port_text) or not 1 <= int(port_text) <= 65535:
-        raise ValueError(f"{url!r}: {port_text!r} is not a port in 1..65535")
+        raise ValueError(f'"{url}": "{port_text}" is not a port in 1..65535')
     return ChannelUrl(scheme, host.lower(), int(port_text))
 
 
@@ -131,16 +132,17 @@ def _serial(path: str, query: str) -> ChannelUrl:
     options: dict[str, str] = {}
     for key, value in parse_qsl(query, keep_blank_values=True):
         if key not in _SERIAL_KEYS:
-            raise ValueError(f"{key!r} is not a setting of a serial line; known are {', '.join(_SERIAL_KEYS)}")
+            known = ", ".join(_SERIAL_KEYS)
+            raise ValueError(f'"{key}" is not a setting of a serial line; known are {known}')
         if key in options:
             raise ValueError(f"{key} is given twice")
         options[key] = value
     parity = options.get("parity", "N").upper()
     if parity not in _PARITIES:
-        raise ValueError(f"parity: {options['parity']!r} is not one of {', '.join(_PARITIES)}")
+        raise ValueError(f'parity: "{parity}" is not one of {", ".join(_PARITIES)}')
     stop = options.get("stop", "1")
     if stop not in _STOPS:
-        raise ValueError(f"stop: {stop!r} is not one of {', '.join(_STOPS)}")
+        raise ValueError(f'stop: "{stop}" is not one of {", ".join(_STOPS)}')
     return ChannelUrl(
         "serial",
         path=path,
@@ -155,7 +157,7 @@ def _serial(path: str, query: str) -> ChannelUrl:
 def _rs485(options: dict[str, str]) -> Rs485 | None:
     mode = options.get("rs485", "off")
     if mode not in ("off", "kernel"):
-        raise ValueError(f"rs485: {mode!r} is not one of off, kernel")
+        raise ValueError(f'rs485: "{mode}" is not one of off, kernel')
     if mode == "off":
         lonely = [key for key in _RS485_KEYS if key in options]
         if lonely:
@@ -174,5 +176,5 @@ def _number(options: dict[str, str], key: str, default: int, low: int, high: int
     if text is None:
         return default
     if not re.fullmatch(r"[0-9]{1,9}", text) or not low <= int(text) <= high:
-        raise ValueError(f"{key}: {text!r} is not in {low}..{high}")
+        raise ValueError(f'{key}: "{text}" is not in {low}..{high}')
     return int(text)

@@ -1,5 +1,6 @@
 """The log: the one append-only store, its cursors, its retention and its queries."""
 
-from fluxedge.log.store import Batch, Log, LogFault
+from fluxedge.log.batch import Batch
+from fluxedge.log.store import Log, LogFault
 
 __all__ = ["Batch", "Log", "LogFault"]

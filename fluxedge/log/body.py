@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -52,6 +52,8 @@ class Row:
     codec: int
     crc: int
     body: bytes
+    from_ns: int = 0  # earliest and latest stamp of its records
+    to_ns: int = 0
 
     @property
     def last(self) -> int:
@@ -60,10 +62,18 @@ class Row:
 
 
 def pack_round(group_id: int, round_: Round) -> bytes:
-    """Return one round as it stands in a body."""
+    """Return one round as it stands in a body.
+
+    Raises:
+        ValueError: a raw does not fit its wire type, or the stamp its 64 bits.
+    """
     quality = round_.quality
-    head = _HEAD.pack(group_id, round_.at_ns, round_.arrived_mono_ns, round_.flags, len(quality))
-    return b"".join((head, quality, round_.group.codec.pack(round_.raws)))
+    columns = round_.group.codec.pack(round_.raws, quality)
+    try:
+        head = _HEAD.pack(group_id, round_.at_ns, round_.arrived_mono_ns, round_.flags, len(quality))
+    except struct.error as exc:
+        raise ValueError(f"stamp {round_.at_ns}, flags {round_.flags}: {exc}") from exc
+    return b"".join((head, quality, columns))
 
 
 def pack_event(event: Event) -> bytes:
@@ -91,50 +101,62 @@ def open_body(row: Row) -> bytes:
         raise DamagedBody(f"{row.lane.label} {row.seq}: checksum")
     if row.codec == CODEC_PLAIN:
         return row.body
+    if row.codec != CODEC_ZLIB:
+        raise DamagedBody(f"{row.lane.label} {row.seq}: unknown codec {row.codec}")
     try:
         return zlib.decompress(row.body)
     except zlib.error as exc:
         raise DamagedBody(f"{row.lane.label} {row.seq}: {exc}") from exc
 
 
-def records(row: Row, groups: Mapping[int, Group], lo: int = 0) -> Iterator[Record]:
-    """Iterate over the records of a row whose seq is not below `lo`.
+def records(row: Row, groups: Mapping[int, Group], lo: int = 0, only: Container[int] | None = None) -> Iterator[Record]:
+    """Iterate over the records of a row whose seq is not below `lo`; of rounds, those whose group id is in `only`.
 
     Raises:
-        DamagedBody: the body is not what this module wrote.
+        DamagedBody: the body is not what this module wrote; what came before the damage has been yielded.
     """
     plain = open_body(row)
-    bodies = _BODIES[row.lane](plain, row.count, groups)
     try:
+        if row.lane is Lane.EVENTS:
+            bodies: Iterator[Round | Event | None] = _events(plain, row.count)
+        else:
+            bodies = _rounds(plain, row.count, groups, only)
         for seq, body in enumerate(bodies, row.seq):
-            if seq >= lo:
+            if seq >= lo and body is not None:
                 yield Record(row.epoch, row.lane, seq, row.boot, body)
-    except (struct.error, msgspec.DecodeError, KeyError, IndexError, UnicodeDecodeError) as exc:
+    except (struct.error, msgspec.MsgspecError, LookupError, ValueError, ArithmeticError) as exc:
         raise DamagedBody(f"{row.lane.label} {row.seq}: {exc!r}") from exc
 
 
-def _rounds(plain: bytes, count: int, groups: Mapping[int, Group]) -> Iterator[Round]:
+def _rounds(
+    plain: bytes, count: int, groups: Mapping[int, Group], only: Container[int] | None
+) -> Iterator[Round | None]:
     at = 0
     for _ in range(count):
         group_id, at_ns, mono_ns, flags, quality_bytes = _HEAD.unpack_from(plain, at)
         at += _HEAD.size
-        quality = plain[at : at + quality_bytes]
         group = groups[group_id]
+        if quality_bytes not in (0, group.codec.count):
+            raise ValueError(f"{quality_bytes} qualities for {group.codec.count} points")
+        quality = plain[at : at + quality_bytes]
         raws, at = group.codec.unpack(plain, at + quality_bytes)
-        values = group.codec.values(raws, quality)
-        yield Round(group, raws, values, quality, at_ns, mono_ns, flags)
+        if only is not None and group_id not in only:
+            yield None
+            continue
+        yield Round(group, raws, group.codec.values(raws, quality), quality, at_ns, mono_ns, flags)
+    _end(plain, at)
 
 
-def _events(plain: bytes, count: int, groups: Mapping[int, Group]) -> Iterator[Event]:
+def _events(plain: bytes, count: int) -> Iterator[Event]:
     at = 0
     for _ in range(count):
         (length,) = _LENGTH.unpack_from(plain, at)
         at += _LENGTH.size
         yield _event_decoder.decode(plain[at : at + length])
         at += length
+    _end(plain, at)
 
 
-_BODIES: dict[Lane, Callable[[bytes, int, Mapping[int, Group]], Iterator[Round | Event]]] = {
-    Lane.ROUNDS: _rounds,
-    Lane.EVENTS: _events,
-}
+def _end(plain: bytes, at: int) -> None:
+    if at != len(plain):
+        raise ValueError(f"{len(plain) - at} bytes behind the last record")

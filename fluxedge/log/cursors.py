@@ -13,6 +13,7 @@ from fluxedge.log.ranges import RangeSet
 from fluxedge.model import OPEN_END, Lane
 
 Key = tuple[str, int, Lane]  # uplink, epoch, lane
+Changes = list[tuple[Key, list[tuple[int, int]]]]  # cursors whole, as they are to be stored
 
 
 class Cursors:
@@ -28,9 +29,15 @@ class Cursors:
         for uplink, epoch, lane, lo, hi in connection.execute("SELECT uplink, epoch, lane, lo, hi FROM todo"):
             self._todo.setdefault((uplink, epoch, Lane(lane)), RangeSet()).add(lo, hi)
 
-    def known(self, uplink: str) -> bool:
-        """Tell whether the uplink has cursors, delivered ones included."""
-        return any(key[0] == uplink for key in self._todo)
+    def known(self, uplink: str, lane: Lane) -> bool:
+        """Tell whether the uplink has a cursor in the lane, also when everything is delivered."""
+        return any(key[0] == uplink and key[2] is lane for key in self._todo)
+
+    def go_on(self) -> None:
+        """Let every known uplink, configured or not, have the records of the current epoch from the first on."""
+        for uplink, lane in {(key[0], key[2]) for key in self._todo}:
+            if (uplink, self._epoch, lane) not in self._todo:
+                self.begin(uplink, lane, self._epoch, 1)
 
     def begin(self, uplink: str, lane: Lane, epoch: int, lo: int, hi: int = OPEN_END) -> None:
         """Let an uplink have lo..hi to deliver."""
@@ -41,7 +48,7 @@ class Cursors:
     def close_epoch(self, epoch: int, lane: Lane, head: int) -> None:
         """End every open range of an epoch that gets no more records at its last seq."""
         for key, ranges in self._todo.items():
-            if key[1] == epoch and key[2] == lane and ranges.remove(head + 1, OPEN_END):
+            if key[1:] == (epoch, lane) and ranges.remove(head + 1, OPEN_END):
                 self._dirty.add(key)
 
     def epochs(self) -> set[tuple[int, Lane]]:
@@ -71,7 +78,7 @@ class Cursors:
     def forget(self, uplink: str) -> None:
         """Drop every cursor of an uplink."""
         for key in [key for key in self._todo if key[0] == uplink]:
-            self._todo[key] = RangeSet()
+            del self._todo[key]
             self._dirty.add(key)
 
     @property
@@ -79,18 +86,18 @@ class Cursors:
         """Tell whether anything waits to be saved."""
         return bool(self._dirty)
 
-    def take_changes(self) -> list[tuple[Key, list[tuple[int, int]]]]:
+    def take_changes(self) -> Changes:
         """Return the changed cursors whole; they count as saved until `put_back`."""
-        changes = [(key, list(self._todo[key])) for key in self._dirty]
+        changes = [(key, list(self._todo.get(key, ()))) for key in self._dirty]
         self._dirty.clear()
         return changes
 
-    def put_back(self, changes: list[tuple[Key, list[tuple[int, int]]]]) -> None:
+    def put_back(self, changes: Changes) -> None:
         """Mark changes as unsaved again: their commit failed."""
         self._dirty.update(key for key, _ in changes)
 
 
-def save(connection: sqlite3.Connection, changes: list[tuple[Key, list[tuple[int, int]]]]) -> None:
+def save(connection: sqlite3.Connection, changes: Changes) -> None:
     """Write changed cursors; inside the caller's transaction."""
     for (uplink, epoch, lane), ranges in changes:
         connection.execute("DELETE FROM todo WHERE uplink = ? AND epoch = ? AND lane = ?", (uplink, epoch, lane))

@@ -46,6 +46,8 @@ class RangeSet:
 
     def remove(self, lo: int, hi: int) -> bool:
         """Take lo..hi out; tell whether anything of it was in."""
+        if lo > hi:
+            return False
         ranges = self._ranges
         if ranges and ranges[0][0] == lo and hi < ranges[0][1]:  # the usual case: the front moves on
             ranges[0] = (hi + 1, ranges[0][1])

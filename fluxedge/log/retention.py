@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from fluxedge.log import cursors, segments
+from fluxedge.log.cursors import Changes
 from fluxedge.log.segments import Segment
 from fluxedge.model import Lane
+
+Loss = tuple[str, int, Lane, int, int, str]  # uplink, epoch, lane, lo, hi, why
+_GAP_COLUMNS = "id, uplink, epoch, lane, lo, hi, why"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +29,15 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Usage:
+    """What the log takes of the disk."""
+
+    used_bytes: int  # pages that hold something, and the WAL
+    spare_bytes: int  # pages of the file that hold nothing: they are used again, not given back
+    free_bytes: int  # what the file system leaves to unprivileged users
+
+
+@dataclass(frozen=True, slots=True)
 class Gap:
     """Records that an uplink will not get."""
 
@@ -32,12 +47,12 @@ class Gap:
     lane: Lane
     lo: int
     hi: int
-    why: str  # "age" | "backlog" | "disk" | "damaged"
+    why: str  # "age" | "backlog" | "disk" | "damaged" | "away": dropped while the uplink was not configured
 
 
-def used_bytes(connection: sqlite3.Connection, path: Path) -> int:
-    """Return the bytes in use: pages that hold something, and the WAL. Dropped pages are used again, not returned."""
-    pages, free, size = (
+def measure(connection: sqlite3.Connection, path: Path) -> Usage:
+    """Ask the database and its file system."""
+    pages, spare, size = (
         int(connection.execute(f"PRAGMA {name}").fetchone()[0])
         for name in ("page_count", "freelist_count", "page_size")
     )
@@ -45,40 +60,87 @@ def used_bytes(connection: sqlite3.Connection, path: Path) -> int:
         wal = os.stat(f"{path}-wal").st_size
     except OSError:
         wal = 0
-    return (pages - free) * size + wal
+    disk = os.statvfs(path.parent)
+    return Usage((pages - spare) * size + wal, spare * size, disk.f_bavail * disk.f_frsize)
 
 
-def free_bytes(path: Path) -> int:
-    """Return what the file system leaves to unprivileged users."""
-    found = os.statvfs(path.parent)
-    return found.f_bavail * found.f_frsize
+def oldest_out(held: list[Segment], limits: Limits, usage: Usage, now_ms: int | None) -> tuple[Segment, str] | None:
+    """Return the next segment that must go and why; None when nothing must. `now_ms` is None: the clock is not trusted.
 
-
-def oldest_out(
-    segments: list[Segment], limits: Limits, used: int, free: int, now_ms: int
-) -> tuple[Segment, str] | None:
-    """Return the next segment that must go and why; None when nothing must.
-
-    The current segment of a lane never goes. By age: a segment goes when the next one of its lane is older than the
-    lane's limit. By bytes: the oldest segment of the lane that holds more, so that events outlive rounds.
+    The current segment of a lane never goes. By age: a segment goes when what follows it in its lane is older than the
+    lane's limit. By bytes: the oldest segment of the lane that holds more, so that events outlive rounds; early enough
+    that a whole segment still fits below the cap. For the free-space floor: only until a segment's worth of the file is
+    spare, because dropping gives nothing back to the file system, it only stops the file from growing.
     """
-    closed = {lane: [s for s in segments if s.lane is lane][:-1] for lane in Lane}
-    for lane, candidates in closed.items():
-        following = [s for s in segments if s.lane is lane][1:]
-        if candidates and now_ms - following[0].created_ms > limits.keep_ms[lane]:
-            return candidates[0], "age"
-    why = "backlog" if used > limits.backlog_bytes else "disk" if free < limits.free_space_bytes else ""
-    if not why:
+    lanes = [[segment for segment in held if segment.lane is lane] for lane in Lane]
+    if now_ms is not None:
+        for mine in lanes:
+            if len(mine) > 1 and _older_than(mine[1:], now_ms - limits.keep_ms[mine[0].lane]):
+                return mine[0], "age"
+    if usage.used_bytes > limits.backlog_bytes - limits.rotate_bytes:
+        why = "backlog"
+    elif usage.free_bytes < limits.free_space_bytes and usage.spare_bytes < limits.rotate_bytes:
+        why = "disk"
+    else:
         return None
-    heavy = [lane for lane in Lane if closed[lane]]
-    if not heavy:
-        return None
-    lane = max(heavy, key=lambda lane: sum(s.body_bytes for s in closed[lane]))
-    return closed[lane][0], why
+    heaviest = max(lanes, key=lambda mine: sum(segment.body_bytes for segment in mine[:-1]))
+    return (heaviest[0], why) if len(heaviest) > 1 else None
 
 
-def must_rotate(segment: Segment, limits: Limits, now_ms: int) -> bool:
-    """Tell whether the current segment of a lane is full."""
+def _older_than(following: Iterable[Segment], limit_ms: int) -> bool:
+    """Tell whether the first of the following segments that was made under a trusted clock is older than the limit."""
+    return next((segment.created_ms < limit_ms for segment in following if segment.created_ms), False)
+
+
+def must_rotate(segment: Segment, limits: Limits, now_ms: int | None) -> bool:
+    """Tell whether the current segment of a lane is full; `now_ms` is None while the clock is not trusted."""
     if segment.last < segment.first:
         return False
-    return segment.body_bytes >= limits.rotate_bytes or now_ms - segment.created_ms >= limits.rotate_ms
+    if segment.body_bytes >= limits.rotate_bytes:
+        return True
+    # also when the clock has come to be trusted: the next segment has a stamp then, which tells the age of this one
+    return now_ms is not None and now_ms - segment.created_ms >= limits.rotate_ms
+
+
+def evict(
+    connection: sqlite3.Connection, segment: Segment, losses: list[Loss], changes: Changes, now_ms: int
+) -> list[Gap]:
+    """Drop a segment, with the cursors' changes and the gaps it tears; inside the caller's transaction.
+
+    A gap whose event was in the segment, and which its uplink has not acknowledged, must be announced again.
+    """
+    segments.drop(connection, segment)
+    cursors.save(connection, changes)
+    gaps = [add_gap(connection, loss, now_ms) for loss in losses]
+    if segment.lane is not Lane.EVENTS:
+        return gaps
+    for uplink, epoch, _, lo, hi, _ in losses:
+        where = "uplink = ? AND said_epoch = ? AND said_seq BETWEEN ? AND ?"
+        unsaid = connection.execute(f"SELECT {_GAP_COLUMNS} FROM gap WHERE {where}", (uplink, epoch, lo, hi)).fetchall()
+        gaps += [_gap(row) for row in unsaid]
+        connection.executemany(
+            "UPDATE gap SET said_epoch = 0, said_seq = 0 WHERE id = ?", [(row[0],) for row in unsaid]
+        )
+    return gaps
+
+
+def add_gap(connection: sqlite3.Connection, loss: Loss, now_ms: int) -> Gap:
+    """Write a gap; repeatable. Inside the caller's transaction."""
+    connection.execute(
+        "INSERT OR IGNORE INTO gap (uplink, epoch, lane, lo, hi, why, at_ms) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (*loss, now_ms),
+    )
+    row = connection.execute(
+        f"SELECT {_GAP_COLUMNS} FROM gap WHERE uplink = ? AND epoch = ? AND lane = ? AND lo = ? AND hi = ?", loss[:5]
+    ).fetchone()
+    return _gap(row)
+
+
+def unannounced(connection: sqlite3.Connection) -> list[Gap]:
+    """Return the gaps that no durable event has announced."""
+    return [_gap(row) for row in connection.execute(f"SELECT {_GAP_COLUMNS} FROM gap WHERE said_seq = 0 ORDER BY id")]
+
+
+def _gap(row: tuple[int, str, int, int, int, int, str]) -> Gap:
+    number, uplink, epoch, lane, lo, hi, why = row
+    return Gap(number, uplink, epoch, Lane(lane), lo, hi, why)

@@ -1,9 +1,10 @@
 -- log.db, schema 1. Everything that must commit together lives here.
 -- Segments are tables rounds_NNN and events_NNN, made by segments.py; they are dropped whole, rows are never deleted.
 CREATE TABLE meta (k TEXT PRIMARY KEY, v ANY) STRICT, WITHOUT ROWID;
+-- created_ms: UTC, 0 = the clock was not trusted; last .. to_ns are NULL until the segment is closed
 CREATE TABLE segments (
   lane INTEGER NOT NULL, number INTEGER NOT NULL, epoch INTEGER NOT NULL, first INTEGER NOT NULL,
-  created_ms INTEGER NOT NULL, PRIMARY KEY (lane, number)
+  created_ms INTEGER NOT NULL, last INTEGER, bytes INTEGER, from_ns INTEGER, to_ns INTEGER, PRIMARY KEY (lane, number)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE groups (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, body BLOB NOT NULL) STRICT;
 -- a cursor: what an uplink has not had acknowledged; hi = 2^63-1 where the range grows with the log
@@ -11,9 +12,11 @@ CREATE TABLE todo (
   uplink TEXT NOT NULL, epoch INTEGER NOT NULL, lane INTEGER NOT NULL, lo INTEGER NOT NULL, hi INTEGER NOT NULL,
   PRIMARY KEY (uplink, epoch, lane, lo)
 ) STRICT, WITHOUT ROWID;
+-- records that an uplink will not get; said_epoch and said_seq: the event that announces it, 0 while there is none
 CREATE TABLE gap (
   id INTEGER PRIMARY KEY, uplink TEXT NOT NULL, epoch INTEGER NOT NULL, lane INTEGER NOT NULL, lo INTEGER NOT NULL,
-  hi INTEGER NOT NULL, why TEXT NOT NULL, at_ms INTEGER NOT NULL, announced INTEGER NOT NULL DEFAULT 0
+  hi INTEGER NOT NULL, why TEXT NOT NULL, at_ms INTEGER NOT NULL, said_epoch INTEGER NOT NULL DEFAULT 0,
+  said_seq INTEGER NOT NULL DEFAULT 0, UNIQUE (uplink, epoch, lane, lo, hi)
 ) STRICT;
 CREATE TABLE quarantine (
   uplink TEXT NOT NULL, epoch INTEGER NOT NULL, lane INTEGER NOT NULL, lo INTEGER NOT NULL, hi INTEGER NOT NULL,

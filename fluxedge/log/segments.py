@@ -1,9 +1,12 @@
 """Segments: tables of one lane and one epoch, appended to, read by seq and dropped whole.
 
-    rounds_NNN / events_NNN (seq INTEGER PRIMARY KEY, n, boot, mono_ms, codec, crc, body)
+    rounds_NNN / events_NNN (seq INTEGER PRIMARY KEY, n, boot, mono_ms, from_ns, to_ns, codec, crc, body)
 
-A row is one commit's batch; seq is its first record's. Rows are never deleted one by one: DELETE of a million rows
-writes 250 times what DROP TABLE does.
+A row is one commit's batch; seq is its first record's, from_ns and to_ns are the earliest and the latest stamp in it.
+Rows are never deleted one by one: DELETE of a million rows writes 250 times what DROP TABLE does.
+
+A segment is closed when the next one of its lane is made; its last seq, size and stamps are then kept in the table
+`segments`, so that opening the log looks into the rows of the two current segments only.
 """
 
 from __future__ import annotations
@@ -17,76 +20,111 @@ from fluxedge.model import Lane
 
 @dataclass(slots=True)
 class Segment:
-    """One segment as the writer knows it. `last` and `bytes` grow while it is the current one of its lane."""
+    """One segment as the loop knows it. What is below `created_ms` grows while it is the current one of its lane."""
 
     lane: Lane
     number: int
     epoch: int
     first: int  # seq of its first record
-    created_ms: int
+    created_ms: int  # UTC; 0 = the clock was not trusted
     last: int  # seq of its last record; first - 1 while it is empty
-    body_bytes: int
+    body_bytes: int = 0
+    from_ns: int = 0  # earliest and latest stamp of its records
+    to_ns: int = 0
 
     @property
     def table(self) -> str:
         """Return the name of its table."""
         return f"{self.lane.label}_{self.number:03d}"
 
+    def grow(self, row: Row) -> None:
+        """Note a row that was committed."""
+        empty = self.last < self.first
+        self.from_ns = row.from_ns if empty else min(self.from_ns, row.from_ns)
+        self.to_ns = row.to_ns if empty else max(self.to_ns, row.to_ns)
+        self.last = row.last
+        self.body_bytes += len(row.body)
+
 
 def create(connection: sqlite3.Connection, segment: Segment) -> None:
-    """Make an empty segment; inside the caller's transaction."""
+    """Make an empty segment; inside the caller's transaction. Repeatable: a commit that failed may have succeeded."""
     connection.execute(
-        f"CREATE TABLE {segment.table} (seq INTEGER PRIMARY KEY, n INTEGER NOT NULL, boot INTEGER NOT NULL,"
-        " mono_ms INTEGER NOT NULL, codec INTEGER NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL) STRICT"
+        f"CREATE TABLE IF NOT EXISTS {segment.table} (seq INTEGER PRIMARY KEY, n INTEGER NOT NULL,"
+        " boot INTEGER NOT NULL, mono_ms INTEGER NOT NULL, from_ns INTEGER NOT NULL, to_ns INTEGER NOT NULL,"
+        " codec INTEGER NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL) STRICT"
     )
     connection.execute(
-        "INSERT INTO segments (lane, number, epoch, first, created_ms) VALUES (?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO segments (lane, number, epoch, first, created_ms) VALUES (?, ?, ?, ?, ?)",
         (segment.lane, segment.number, segment.epoch, segment.first, segment.created_ms),
+    )
+
+
+def close(connection: sqlite3.Connection, segment: Segment) -> None:
+    """Note what a segment holds, once and for all; inside the caller's transaction.
+
+    A commit that was reported as failed may have left a row that is now written to the next segment.
+    """
+    connection.execute(f"DELETE FROM {segment.table} WHERE seq > ?", (segment.last,))
+    connection.execute(
+        "UPDATE segments SET last = ?, bytes = ?, from_ns = ?, to_ns = ? WHERE lane = ? AND number = ?",
+        (segment.last, segment.body_bytes, segment.from_ns, segment.to_ns, segment.lane, segment.number),
     )
 
 
 def drop(connection: sqlite3.Connection, segment: Segment) -> None:
     """Remove a segment with all its rows; inside the caller's transaction."""
-    connection.execute(f"DROP TABLE {segment.table}")
+    connection.execute(f"DROP TABLE IF EXISTS {segment.table}")
     connection.execute("DELETE FROM segments WHERE lane = ? AND number = ?", (segment.lane, segment.number))
 
 
 def load(connection: sqlite3.Connection) -> list[Segment]:
     """Return all segments, oldest first in each lane."""
+    rows = connection.execute(
+        "SELECT lane, number, epoch, first, created_ms, last, bytes, from_ns, to_ns FROM segments ORDER BY lane, number"
+    )
     found = []
-    rows = connection.execute("SELECT lane, number, epoch, first, created_ms FROM segments ORDER BY lane, number")
-    for lane, number, epoch, first, created_ms in rows.fetchall():
-        segment = Segment(Lane(lane), number, epoch, first, created_ms, first - 1, 0)
-        last, size = connection.execute(
-            f"SELECT coalesce(max(seq + n - 1), ?), coalesce(sum(length(body)), 0) FROM {segment.table}", (first - 1,)
-        ).fetchone()
-        segment.last, segment.body_bytes = last, size
+    for lane, number, epoch, first, created_ms, *held in rows.fetchall():
+        segment = Segment(Lane(lane), number, epoch, first, created_ms, first - 1)
+        if held[0] is None:
+            held = _look_into(connection, segment)
+        segment.last, segment.body_bytes, segment.from_ns, segment.to_ns = held
         found.append(segment)
     return found
+
+
+def _look_into(connection: sqlite3.Connection, segment: Segment) -> list[int]:
+    row = connection.execute(
+        "SELECT coalesce(max(seq + n - 1), ?), coalesce(sum(length(body)), 0), coalesce(min(from_ns), 0),"
+        f" coalesce(max(to_ns), 0) FROM {segment.table}",
+        (segment.first - 1,),
+    ).fetchone()
+    return list(row)
 
 
 def append(connection: sqlite3.Connection, segment: Segment, row: Row, mono_ms: int) -> None:
     """Write one row. A repeated write of the same seq replaces it: a commit that failed may have succeeded."""
     connection.execute(
-        f"INSERT OR REPLACE INTO {segment.table} VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (row.seq, row.count, row.boot, mono_ms, row.codec, row.crc, row.body),
+        f"INSERT OR REPLACE INTO {segment.table} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (row.seq, row.count, row.boot, mono_ms, row.from_ns, row.to_ns, row.codec, row.crc, row.body),
     )
 
 
 def read(connection: sqlite3.Connection, segment: Segment, seq: int, limit_bytes: int) -> list[Row]:
     """Return rows from the one that holds `seq` on, until `limit_bytes` of bodies are full; at least one if any."""
-    start = connection.execute(
-        f"SELECT coalesce(max(seq), ?) FROM {segment.table} WHERE seq <= ?", (seq, seq)
-    ).fetchone()[0]
     rows: list[Row] = []
     size = 0
     cursor = connection.execute(
-        f"SELECT seq, n, boot, codec, crc, body FROM {segment.table} WHERE seq >= ? ORDER BY seq", (start,)
+        f"SELECT seq, n, boot, codec, crc, body, from_ns, to_ns FROM {segment.table}"
+        f" WHERE seq >= coalesce((SELECT max(seq) FROM {segment.table} WHERE seq <= ?1), 0) AND seq + n > ?1"
+        " ORDER BY seq",
+        (seq,),
     )
-    for first, count, boot, codec, crc, body in cursor:
-        if rows and size + len(body) > limit_bytes:
-            break
-        rows.append(Row(segment.epoch, segment.lane, first, count, boot, codec, crc, body))
-        size += len(body)
-    cursor.close()
+    try:
+        for first, count, boot, codec, crc, body, from_ns, to_ns in cursor:
+            if rows and size + len(body) > limit_bytes:
+                break
+            rows.append(Row(segment.epoch, segment.lane, first, count, boot, codec, crc, body, from_ns, to_ns))
+            size += len(body)
+    finally:
+        cursor.close()  # an open statement would pin the WAL
     return rows

@@ -7,6 +7,7 @@ connections write or checkpoint at the same moment, so nobody else ever does.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import sqlite3
 import threading
@@ -27,34 +28,44 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
 
-    async def run(self, job: Job[T]) -> T:
-        """Run one job inside BEGIN IMMEDIATE ... COMMIT; on an error everything is rolled back.
+    def start(self, job: Job[T]) -> asyncio.Future[T]:
+        """Queue one job: BEGIN IMMEDIATE, `job`, COMMIT; on an error everything is rolled back.
 
-        Raises:
-            sqlite3.Error: the job or its commit failed. A failed commit may yet have happened: jobs are repeatable.
+        The future fails with the sqlite3.Error of the job or of its commit. A failed commit may yet have happened:
+        jobs are repeatable. A job whose turn has come is carried out even if nobody waits for it any more.
         """
         future: Future[T] = Future()
         self._jobs.put((job, future))
-        return await asyncio.wrap_future(future)
+        return asyncio.wrap_future(future)
+
+    async def run(self, job: Job[T]) -> T:
+        """Run one job; cancelling the caller does not take it back.
+
+        Raises:
+            sqlite3.Error: the job or its commit failed.
+        """
+        return await asyncio.shield(self.start(job))
 
     def close(self) -> None:
-        """Let the thread finish its jobs, fold the WAL in and close the connection."""
+        """Let the thread finish its jobs, fold the WAL in and close the connection (blocking)."""
         self._jobs.put(None)
         self._thread.join()
 
     def _run(self) -> None:
         while (item := self._jobs.get()) is not None:
-            job, future = item
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                result = self._transact(job)
-            except BaseException as exc:
-                future.set_exception(exc)
-            else:
-                future.set_result(result)
-            del item, job, future
+            self._carry_out(*item)
+            del item  # a batch must not live until the next job comes
         self._connection.close()
+
+    def _carry_out(self, job: Job[T], future: Future[T]) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            result = self._transact(job)
+        except BaseException as exc:
+            future.set_exception(exc)
+        else:
+            future.set_result(result)
 
     def _transact(self, job: Job[T]) -> T:
         connection = self._connection
@@ -63,7 +74,7 @@ class Writer:
             result = job(connection)
             connection.execute("COMMIT")
         except BaseException:
-            if connection.in_transaction:
+            with contextlib.suppress(sqlite3.Error):  # some errors have rolled back already
                 connection.execute("ROLLBACK")
             raise
         return result

@@ -36,13 +36,15 @@ class DriverSimulator:
         Raises:
             ConfigProblem: "config-invalid": the driver file cannot be used.
         """
+        if driver.protocol != "modbus":
+            raise ConfigProblem("config-invalid", f"{driver.id} is a {driver.protocol} driver; Modbus can be simulated")
         compiled = compile_device(driver.id or "simulated", DeviceCfg(driver=driver.id), driver, framing="tcp")
         if compiled.findings:
             first = compiled.findings[0]
             raise ConfigProblem("config-invalid", f"{driver.id}: {path_text(first.path)}: {first.message}", first.hint)
         self.driver = driver
         self._limits = compiled.limits
-        self._points = {p.point.name: p for points in compiled.groups.values() for p in points}
+        self._points = compiled.points
         self._image: dict[Area, dict[int, int]] = {area: {} for area in Area}
         self._writable: dict[Area, set[int]] = {area: set() for area in Area}
         self._clock = clock
@@ -62,7 +64,7 @@ class DriverSimulator:
 
     @property
     def points(self) -> tuple[str, ...]:
-        """Return the names of the points, in the order of the driver file's groups."""
+        """Return the names of the points, in the order of the driver file."""
         return tuple(self._points)
 
     def get(self, point: str) -> Value | None:

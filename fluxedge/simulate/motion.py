@@ -59,7 +59,7 @@ def _wave(compiled: CompiledPoint, rng: random.Random, phase_s: float) -> Callab
         start = min(start * rng.uniform(0.5, 1.5), high)
         return lambda t: min(start + growth * t, high)
     middle, swing = _TYPICAL.get(point.unit, (1.0, 0.0))
-    middle *= rng.uniform(0.97, 1.03)
+    middle += swing * rng.uniform(-1, 1)  # devices of one kind differ
     period_s = rng.uniform(60, 300)
 
     def wave(t: float) -> float:

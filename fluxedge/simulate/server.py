@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import typing
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pymodbus.constants import ExcCodes
@@ -65,7 +65,11 @@ class _Units(ModbusServerContext):
 
 
 class _Handler(ServerRequestHandler):
-    """One connection. pymodbus's own handler answers the last request twice when a second one overtakes it."""
+    """One connection.
+
+    pymodbus's own handler keeps one request: where a second one arrives before the first is answered, it answers the
+    second twice and the first never.
+    """
 
     def __init__(self, owner: ModbusBaseServer, server: Server) -> None:
         super().__init__(owner, None, None, None)  # type: ignore[no-untyped-call]
@@ -153,13 +157,13 @@ class Server:
             self._pair = None
         await asyncio.sleep(0)  # transports tell their protocols in the next turn
 
-    async def _listen(self, server: ModbusBaseServer) -> None:
+    async def _listen(self, server: ModbusBaseServer, where: str) -> None:
         self._server = server
         server.callback_new_connection = lambda: _Handler(server, self)  # type: ignore[method-assign]
         try:
             await server.serve_forever(background=True)
         except RuntimeError as exc:
-            raise OSError(f"the simulated device cannot listen: {exc}") from exc
+            raise OSError(f"a simulated device cannot listen on {where}") from exc
 
 
 def _finished(coroutine: Coroutine[typing.Any, typing.Any, ModbusPDU]) -> ModbusPDU:
@@ -171,7 +175,7 @@ def _finished(coroutine: Coroutine[typing.Any, typing.Any, ModbusPDU]) -> Modbus
     raise RuntimeError("a pymodbus request waited for something")
 
 
-def _units(drivers_by_unit: dict[int, DriverCfg | DriverSimulator]) -> dict[int, DriverSimulator]:
+def _units(drivers_by_unit: Mapping[int, DriverCfg | DriverSimulator]) -> dict[int, DriverSimulator]:
     return {
         unit: driver if isinstance(driver, DriverSimulator) else DriverSimulator(driver, seed=unit)
         for unit, driver in drivers_by_unit.items()
@@ -179,7 +183,7 @@ def _units(drivers_by_unit: dict[int, DriverCfg | DriverSimulator]) -> dict[int,
 
 
 async def serve_tcp(
-    drivers_by_unit: dict[int, DriverCfg | DriverSimulator], host: str = "127.0.0.1", port: int = 0
+    drivers_by_unit: Mapping[int, DriverCfg | DriverSimulator], host: str = "127.0.0.1", port: int = 0
 ) -> Server:
     """Serve units over Modbus TCP; port 0 = any free one, see `Server.port`.
 
@@ -188,13 +192,13 @@ async def serve_tcp(
     """
     server = Server(_units(drivers_by_unit))
     tcp = ModbusTcpServer(server.context, address=(host, port))
-    await server._listen(tcp)
+    await server._listen(tcp, f"{host}:{port}")
     server.port = typing.cast(asyncio.Server, tcp.transport).sockets[0].getsockname()[1]
     return server
 
 
 async def serve_rtu(
-    drivers_by_unit: dict[int, DriverCfg | DriverSimulator], path: str, baud: int = 9600, parity: str = "N"
+    drivers_by_unit: Mapping[int, DriverCfg | DriverSimulator], path: str, baud: int = 9600, parity: str = "N"
 ) -> Server:
     """Serve units as Modbus RTU on a serial port.
 
@@ -203,11 +207,11 @@ async def serve_rtu(
     """
     server = Server(_units(drivers_by_unit))
     server.path = path
-    await server._listen(ModbusSerialServer(server.context, port=path, baudrate=baud, parity=parity))
+    await server._listen(ModbusSerialServer(server.context, port=path, baudrate=baud, parity=parity), path)
     return server
 
 
-async def serve_pty(drivers_by_unit: dict[int, DriverCfg | DriverSimulator], baud: int = 9600) -> Server:
+async def serve_pty(drivers_by_unit: Mapping[int, DriverCfg | DriverSimulator], baud: int = 9600) -> Server:
     """Serve units as Modbus RTU on a pty pair; the gateway opens `Server.path`.
 
     Raises:

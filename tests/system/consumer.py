@@ -34,7 +34,8 @@ class Consumer:
         """Return the highest seq of a lane that arrived."""
         with self._lock:
             return max(
-                (ledger.last for (_, e, name), ledger in self.verifier.ledgers.items() if name == lane and e == epoch), default=0
+                (ledger.last for (_, e, name), ledger in self.verifier.ledgers.items() if name == lane and e == epoch),
+                default=0,
             )
 
     def close(self) -> None:

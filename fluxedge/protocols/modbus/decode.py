@@ -10,10 +10,11 @@ That is about 1 ns a byte, and holes, orders, overlapping points and the order o
 
 from __future__ import annotations
 
+import itertools
 import operator
 import struct
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from fluxedge.columns import Raws
 from fluxedge.protocols.modbus.plan import Request
@@ -31,7 +32,7 @@ class Decoder:
         if sorted(order) != list(range(len(layouts))):
             raise ValueError("the requests do not cover every point exactly once")
         self._picks = [_pick_of(layouts, request) for request in requests]
-        self._struct = struct.Struct(">" + "".join(layouts[i].letter for i in order))
+        self._struct = struct.Struct(">" + "".join(_runs([layouts[i].letter for i in order])))
         self._reorder: Callable[[Raws], Raws] | None = None
         if order != list(range(len(order))):  # two points at least: itemgetter returns a tuple
             places = sorted(range(len(order)), key=order.__getitem__)
@@ -51,6 +52,13 @@ class Decoder:
                 fixed[i] = fix(fixed[i])  # type: ignore[arg-type]
             raws = tuple(fixed)
         return raws
+
+
+def _runs(letters: list[str]) -> Iterator[str]:
+    """Yield "500f" for 500 letters: `struct` keeps 32 bytes for each item of its format."""
+    for letter, run in itertools.groupby(letters):
+        count = len(list(run))
+        yield f"{count}{letter}" if len(letter) == 1 else letter * count
 
 
 def _pick_of(layouts: Sequence[Layout], request: Request) -> Pick:

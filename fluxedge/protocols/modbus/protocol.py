@@ -15,7 +15,7 @@ from fluxedge.protocols.modbus.address import describe
 from fluxedge.protocols.modbus.compile import Compiled, CompiledPoint, compile_device
 from fluxedge.protocols.modbus.decode import Decoder
 from fluxedge.protocols.modbus.framing import FRAMINGS, Question, Refusal, silence_pymodbus
-from fluxedge.protocols.modbus.plan import Request, plan
+from fluxedge.protocols.modbus.plan import Request
 from fluxedge.protocols.modbus.reading import GroupReader, read_question
 from fluxedge.protocols.modbus.writing import encode_value, merge_question, same, write_question
 from fluxedge.spi import ByteLink, Reply, Written
@@ -23,7 +23,7 @@ from fluxedge.spi import ByteLink, Reply, Written
 
 def compile_mistakes(device_id: str, device: DeviceCfg, driver: DriverCfg, *, framing: str = "tcp") -> list[Finding]:
     """Return everything that is wrong with a device and its driver."""
-    return compile_device(device_id, device, driver, framing=framing).findings
+    return list(compile_device(device_id, device, driver, framing=framing).findings)
 
 
 class ModbusProtocol:
@@ -39,14 +39,11 @@ class ModbusProtocol:
         self.periods_s = compiled.periods_s
         self.partial: DeviceProblem | None = None  # of the last read: why a part of its round is not GOOD
         self._framing = FRAMINGS[framing]()
-        self._points = {point.point.name: point for points in compiled.groups.values() for point in points}
+        self._points = compiled.points
         self._masks = True  # until the device says that it does not know FC22
         self._readers: dict[str, GroupReader] = {}
-        for name, points in compiled.groups.items():
-            group = Group(device_id, name, tuple(point.point for point in points), label)
-            layouts = [point.layout for point in points]
-            requests = plan([layout.span for layout in layouts], compiled.limits)
-            self._readers[name] = GroupReader(group, layouts, requests, self._read_question)
+        for name, group in compiled.groups.items():
+            self._readers[name] = GroupReader(Group(device_id, name, group.points, label), group, self._read_question)
         self.groups = tuple(reader.group for reader in self._readers.values())
 
     @classmethod
@@ -58,7 +55,10 @@ class ModbusProtocol:
         Raises:
             ConfigProblem: "config-invalid"; it names the first mistake, `compile_mistakes` returns them all.
         """
-        compiled = compile_device(device_id, device, driver, framing=framing)
+        try:
+            compiled = compile_device(device_id, device, driver, framing=framing)
+        except ValueError as exc:  # options or overrides that the loader would have refused
+            raise ConfigProblem("config-invalid", f"devices.{device_id}: {exc}") from exc
         if compiled.findings:
             first, more = compiled.findings[0], len(compiled.findings) - 1
             words = f"{path_text(first.path)}: {first.message}" + (f" (and {more} more)" if more else "")

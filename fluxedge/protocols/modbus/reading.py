@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from fluxedge.columns import Raws
 from fluxedge.model import Group, Quality, Round
 from fluxedge.problems import DeviceProblem
+from fluxedge.protocols.modbus.compile import CompiledGroup
 from fluxedge.protocols.modbus.decode import Decoder
 from fluxedge.protocols.modbus.framing import Question
-from fluxedge.protocols.modbus.plan import Request, halves, without_holes
-from fluxedge.protocols.modbus.types import Layout
+from fluxedge.protocols.modbus.plan import Request, Span, halves, without_holes
 from fluxedge.spi import Reply
 
 EXTRA_REQUESTS = 16  # at most so many in one read to find what a device refuses; the next read goes on from there
@@ -44,20 +44,26 @@ def read_question(unit: int, request: Request) -> Question:
 class GroupReader:
     """One group of one device: its plan, and what was learned about the device."""
 
-    def __init__(self, group: Group, layouts: Sequence[Layout], requests: Sequence[Request], prepare: Prepare) -> None:
+    def __init__(self, group: Group, compiled: CompiledGroup, prepare: Prepare) -> None:
         self.group = group
-        self.layouts = layouts
-        self.spans = [layout.span for layout in layouts]
+        self.layouts = compiled.layouts
+        self.requests = compiled.requests
+        self.questions = [prepare(request) for request in compiled.requests]
         self.refused: dict[Request, DeviceProblem] = {}
         self.reads = 0
         self._prepare = prepare
-        self.follow(requests)
+        self._decoder = compiled.decoder  # shared by devices of one kind until this one refuses something
 
     def follow(self, requests: Sequence[Request]) -> None:
         """Use `requests` as the plan from now on."""
         self.requests = tuple(requests)
         self.questions = [self._prepare(request) for request in requests]
         self._decoder = Decoder(self.layouts, self.requests)
+
+    @property
+    def spans(self) -> list[Span]:
+        """Return where the points lie."""
+        return [layout.span for layout in self.layouts]
 
     def prepared(self, request: Request) -> Question:
         """Return the question of a request that is not in the plan."""

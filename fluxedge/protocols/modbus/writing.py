@@ -89,8 +89,7 @@ def _number(point: CompiledPoint, value: float) -> Value:
         return float(struct.unpack(f">{layout.wire}", struct.pack(f">{layout.wire}", raw))[0])
     if (cfg.enum or cfg.bits) and value != int(value):
         raise ValueError(f"{value:g} is not an integer")
-    exact = isinstance(value, int) and scale == 1.0 and offset == 0.0  # beyond 2**53 a float would lose digits
-    number = int(value) if exact else int(unscale(value, scale, offset, layout.wire))
+    number = int(unscale(value, scale, offset, layout.wire))
     if not limits[0] <= number <= limits[1]:
         raise ValueError(f"{value:g} would be the raw value {number}; {layout.type} holds {limits[0]} to {limits[1]}")
     return number

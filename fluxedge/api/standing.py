@@ -1,0 +1,162 @@
+"""How things stand: answers made from a running gateway."""
+
+from __future__ import annotations
+
+import os
+import platform
+import typing
+from collections import Counter
+
+from fluxedge import __version__
+from fluxedge.api.answers import (
+    ChannelAnswer,
+    DeviceAnswer,
+    GatewayAnswer,
+    LaneHeld,
+    LogAnswer,
+    LoopAnswer,
+    ProblemAnswer,
+    StatusAnswer,
+    UplinkAnswer,
+    VersionAnswer,
+)
+from fluxedge.api.lag import Sampler
+from fluxedge.api.view import GatewayView
+from fluxedge.model import Lane
+
+API_VERSION = "v1"
+
+
+def version() -> VersionAnswer:
+    """Return what runs."""
+    return VersionAnswer(fluxedge=__version__, api=API_VERSION, python=platform.python_version())
+
+
+def gateway(view: GatewayView) -> GatewayAnswer:
+    """Return which gateway this is."""
+    return GatewayAnswer(
+        id=view.id,
+        label=view.config.gateway.label,
+        version=__version__,
+        started_us=view.started_ns // 1000,
+        epoch=view.log.epoch,
+        boot=view.log.boot,
+        clock_trusted=view.clock.trusted(),
+    )
+
+
+def problems(view: GatewayView) -> list[ProblemAnswer]:
+    """Return what is wrong, oldest first."""
+    return [
+        ProblemAnswer(
+            item=standing.item,
+            code=standing.code,
+            message=standing.message,
+            hint=standing.hint,
+            since_us=standing.since_ns // 1000,
+            last_us=standing.last_ns // 1000,
+            count=standing.count,
+        )
+        for standing in view.problems
+    ]
+
+
+def devices(view: GatewayView) -> list[DeviceAnswer]:
+    """Return every configured device, by id."""
+    running = {name: (poller_id, device) for poller_id, p in view.pollers.items() for name, device in p.devices.items()}
+    found = []
+    for name, cfg in sorted(view.config.devices.items()):
+        poller_id, device = running.get(name, ("", None))
+        protocol = view.protocols.get(name)
+        state = device.state if device else "waiting" if cfg.enabled else "disabled"
+        found.append(
+            DeviceAnswer(
+                id=name,
+                label=cfg.label,
+                driver=cfg.driver,
+                protocol=view.config.drivers[cfg.driver].protocol,
+                channel=cfg.channel or poller_id,
+                state=typing.cast(typing.Literal["ok", "offline", "waiting", "disabled"], state),
+                since_us=device.since_ns // 1000 if device else 0,
+                last_answer_us=device.last_answer_ns // 1000 if device else 0,
+                latency_ms=round(device.latency_s * 1000, 3) if device else 0.0,
+                points=sum(len(group.points) for group in protocol.groups) if protocol else 0,
+                reads=device.reads if device else 0,
+                silent=device.silent if device else 0,
+                exceptions=device.exceptions if device else 0,
+                overruns=device.overruns if device else 0,
+            )
+        )
+    return found
+
+
+def channels(view: GatewayView) -> list[ChannelAnswer]:
+    """Return every channel that has a poller, by id."""
+    found = []
+    for name, poller in sorted(view.pollers.items()):
+        cfg = view.config.channels.get(name)
+        tally = getattr(poller.channel, "tally", None)  # channels that count bytes have one
+        state = "none" if poller.channel is None else poller.state.state
+        found.append(
+            ChannelAnswer(
+                id=name,
+                label=cfg.label if cfg else "",
+                url=cfg.url if cfg else "",
+                state=typing.cast(typing.Literal["open", "closed", "none"], state),
+                since_us=poller.state.since_ns // 1000,
+                opens=poller.state.opens,
+                busy_s=round(poller.state.busy_s, 3),
+                sent_bytes=getattr(tally, "sent_bytes", 0),
+                received_bytes=getattr(tally, "received_bytes", 0),
+                devices=sorted(poller.devices),
+            )
+        )
+    return found
+
+
+def log(view: GatewayView, sampler: Sampler) -> LogAnswer:
+    """Return what the log holds."""
+    held = view.log.segments()
+    disk = os.statvfs(view.log.path.parent)
+    lanes = []
+    for lane in Lane:
+        mine = [segment for segment in held if segment.lane is lane]
+        lanes.append(
+            LaneHeld(
+                lane=lane.label,
+                records=sum(segment.last - segment.first + 1 for segment in mine),
+                head=view.log.heads[lane],
+                oldest_us=mine[0].created_ms * 1000 if mine else 0,
+                bytes=sum(segment.body_bytes for segment in mine),
+            )
+        )
+    return LogAnswer(
+        epoch=view.log.epoch,
+        used_bytes=view.log.used_bytes,
+        cap_bytes=int(view.config.log.backlog_bytes),
+        free_bytes=disk.f_bavail * disk.f_frsize,
+        lanes=lanes,
+        commits=view.log.commits,
+        bytes_per_s=round(sampler.log_bytes.per_s, 1),
+    )
+
+
+def loop(sampler: Sampler) -> LoopAnswer:
+    """Return how late the event loop is."""
+    return LoopAnswer(lag_p99_ms=round(sampler.lag.p99_s * 1000, 2), lag_max_ms=round(sampler.lag.max_s * 1000, 2))
+
+
+def status(view: GatewayView, sampler: Sampler, uplinks: list[UplinkAnswer]) -> StatusAnswer:
+    """Return everything at a glance."""
+    found = devices(view)
+    return StatusAnswer(
+        gateway=gateway(view),
+        channels=dict(Counter(channel.state for channel in channels(view))),
+        devices=dict(Counter(device.state for device in found)),
+        points=sum(device.points for device in found),
+        problems=problems(view),
+        uplinks=uplinks,
+        log=log(view, sampler),
+        loop=loop(sampler),
+        restart_needed=list(view.restart_needed),
+    )

@@ -1,0 +1,49 @@
+"""`fluxedge run`: the daemon, in the foreground."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import click
+
+from fluxedge.cli import places
+from fluxedge.cli.main import BAD_CONFIG, FAILED
+
+
+@click.command()
+@click.option(
+    "--config", "config_dir", type=click.Path(path_type=Path), help="Configuration directory [/etc/fluxedge]."
+)
+@click.option("--state", "state_dir", type=click.Path(path_type=Path), help="Where the log and all state live.")
+@click.option("--verbose", is_flag=True, help="Log details.")
+def run(config_dir: Path | None, state_dir: Path | None, verbose: bool) -> None:
+    """Run the gateway until SIGTERM or Ctrl-C.
+
+    SIGHUP reloads the configuration; changed files are noticed by themselves. Exit codes: 0 stopped, 1 the log cannot
+    be opened or a part failed, 78 fluxedge.toml is unusable and there is no last good version.
+    """
+    import uvloop
+
+    from fluxedge import journal
+    from fluxedge.config.load import Layout
+    from fluxedge.problems import Problem
+    from fluxedge.service import BadConfig, Service
+
+    journal.set_up(logging.DEBUG if verbose else logging.INFO)
+    state = places.state_dir(state_dir)
+    layout = Layout.standard(places.config_dir(config_dir), state)
+
+    async def main() -> int:
+        return await Service(layout, state).run()
+
+    try:
+        code = uvloop.run(main())
+    except BadConfig:
+        click.echo("fluxedge.toml cannot be used and there is no last good version; nothing was started.", err=True)
+        sys.exit(BAD_CONFIG)
+    except Problem as problem:
+        click.echo(f"{problem}\n{problem.hint}".rstrip(), err=True)
+        sys.exit(FAILED)
+    sys.exit(code)

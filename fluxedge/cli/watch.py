@@ -1,0 +1,95 @@
+"""`fluxedge watch`."""
+
+from __future__ import annotations
+
+import sys
+import time
+import typing
+from collections.abc import Iterator
+
+import click
+
+from fluxedge.cli import points, show
+from fluxedge.cli.online import Daemon, Data, options
+
+REDRAW_S = 0.25
+
+Event = tuple[str, Data]
+
+
+@click.command()
+@click.argument("glob", required=False, default="")
+@options
+def watch(glob: str, daemon: Daemon, as_json: bool) -> None:
+    """Show values live as they are read; GLOB chooses points: 'boiler.*', '*.flow_temp'.
+
+    A table on a terminal, a line per value elsewhere; --json prints a JSON object per round. Ctrl-C ends it.
+    """
+    try:
+        if as_json:
+            _lines_of_json(daemon, glob)
+        elif sys.stdout.isatty():
+            _table(daemon, glob)
+        else:
+            _lines(daemon, glob)
+    except KeyboardInterrupt:  # the usual way to end it
+        return
+
+
+def _lines_of_json(daemon: Daemon, glob: str) -> None:
+    with daemon.lines("/live", match=glob) as lines:
+        for line in lines:
+            if line.startswith("data: "):
+                _print(line.removeprefix("data: "))
+
+
+def _lines(daemon: Daemon, glob: str) -> None:
+    known = {point["id"]: point for point in daemon.get("/points", match=glob)}
+    with daemon.events("/live", match=glob) as events:
+        for event, data in events:
+            if event == "dropped":
+                _warn_dropped(data)
+                continue
+            for point in _updated(known, data):
+                quality = "" if point["quality"] == "GOOD" else f"  {point['quality']}"
+                _print(f"{show.moment(data['at_us'])}  {point['id']}  {show.value(point)}{quality}")
+
+
+def _table(daemon: Daemon, glob: str) -> None:
+    from rich.live import Live
+
+    known = {point["id"]: point for point in daemon.get("/points", match=glob)}
+    lost = 0
+    with daemon.events("/live", match=glob) as events, Live(auto_refresh=False, vertical_overflow="crop") as live:
+        drawn_s = 0.0
+        for event, data in events:
+            if event == "dropped":
+                lost += data["rounds"]
+            else:
+                list(_updated(known, data))
+            if time.monotonic() - drawn_s >= REDRAW_S:
+                drawn_s = time.monotonic()
+                table = show.rich_table(points.HEADS, map(points.row, known.values()), right=(3,))
+                table.caption = f"{lost:,} rounds not shown: this terminal is too slow" if lost else None
+                live.update(table, refresh=True)
+
+
+def _updated(known: dict[str, Data], data: Data) -> Iterator[Data]:
+    """Take a round in; iterate over the points it has."""
+    for name, value in data["values"].items():
+        id_ = f"{data['device']}.{name}"
+        point = known.setdefault(id_, {"id": id_, "unit": "", "label": ""})
+        point["value"] = value
+        point["text"] = data["text"].get(name, "")
+        point["quality"] = data["quality"].get(name, "GOOD")
+        point["at_us"] = data["at_us"]
+        yield point
+
+
+def _warn_dropped(data: Data) -> None:
+    click.echo(f"{data['rounds']:,} rounds not shown: the output is too slow", err=True)
+
+
+def _print(line: str) -> None:
+    typing.cast(typing.TextIO, sys.stdout).write(line + "\n")
+    sys.stdout.flush()

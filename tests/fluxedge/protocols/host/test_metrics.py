@@ -1,0 +1,123 @@
+"""Metrics of the machine: pure parts by literals, the rest against the machine itself."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fluxedge.protocols.host.metrics import (
+    METRICS,
+    Machine,
+    Sample,
+    block_stat_of,
+    busy_percent,
+    bytes_written,
+    look_at,
+)
+
+# Example line of Documentation/block/stat.rst's fields: sectors written is field 7.
+STAT = "  446216   784926  9550688  4382310   894801  1078848  15791112  16310440  0  1160816  20691472\n"
+BEFORE = {"user": 10.0, "nice": 0.0, "system": 5.0, "idle": 80.0, "iowait": 5.0, "guest": 4.0}
+
+
+def test_busy_time_is_what_was_neither_idle_nor_waiting() -> None:
+    after = {"user": 12.0, "nice": 0.0, "system": 6.0, "idle": 86.0, "iowait": 6.0, "guest": 4.0}
+    assert busy_percent(BEFORE, after) == pytest.approx(30.0)
+
+
+def test_guest_time_is_not_counted_twice() -> None:
+    after = BEFORE | {"user": 14.0, "guest": 8.0, "idle": 84.0}
+    assert busy_percent(BEFORE, after) == pytest.approx(50.0)
+
+
+def test_without_passed_time_there_is_no_load() -> None:
+    assert busy_percent(BEFORE, BEFORE) is None
+
+
+def test_sectors_of_512_bytes_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "stat").write_text(STAT)
+    assert bytes_written(tmp_path / "stat") == 15791112 * 512
+
+
+def fake_sys(folder: Path, number: int, *, partition: bool) -> Path:
+    """Make /sys for a device number: a disk sda, with the number on sda2 or on sda itself."""
+    disk = folder / "devices" / "sda"
+    holder = disk / "sda2" if partition else disk
+    holder.mkdir(parents=True)
+    (disk / "stat").write_text(STAT)
+    if partition:
+        (holder / "stat").write_text(STAT.replace("15791112", "1"))
+        (holder / "partition").write_text("2\n")
+    links = folder / "dev" / "block"
+    links.mkdir(parents=True)
+    (links / f"{os.major(number)}:{os.minor(number)}").symlink_to(holder)
+    return folder
+
+
+@pytest.mark.parametrize("partition", [True, False])
+def test_a_partition_leads_to_its_whole_disk(tmp_path: Path, partition: bool) -> None:
+    sys = fake_sys(tmp_path / "sys", tmp_path.stat().st_dev, partition=partition)
+    found = block_stat_of(str(tmp_path), sys)
+    assert found is not None
+    assert bytes_written(found) == 15791112 * 512
+
+
+def test_a_path_on_no_block_device_has_no_wear(tmp_path: Path) -> None:
+    (tmp_path / "dev" / "block").mkdir(parents=True)
+    assert block_stat_of(str(tmp_path), tmp_path) is None
+    assert block_stat_of(str(tmp_path / "missing")) is None
+    machine = Machine(disk=str(tmp_path), interface="", sys=tmp_path)
+    assert look_at(METRICS["disk_written"], Sample(machine)) is None
+
+
+def test_every_metric_gives_its_type_or_nothing() -> None:
+    machine = Machine(disk="/", interface="")
+    sample = Sample(machine)
+    types = {"d": float, "q": int}
+    for name, metric in METRICS.items():
+        value = look_at(metric, sample)
+        assert value is None or isinstance(value, types[metric.wire]), name
+
+
+def test_the_machine_and_the_metrics_agree() -> None:
+    sample = Sample(Machine(disk="/", interface=""))
+    value = {name: look_at(metric, sample) for name, metric in METRICS.items()}
+    assert value["memory_total"] == psutil.virtual_memory().total
+    assert value["disk_total"] == psutil.disk_usage("/").total
+    assert value["process_threads"] == psutil.Process().num_threads()
+    assert value["boot_time"] == pytest.approx(psutil.boot_time(), abs=2)
+    assert value["process_pss"] <= value["process_rss"] * 1.5  # type: ignore[operator]
+    assert value["process_fds"] > 0  # type: ignore[operator]
+
+
+def test_an_interface_of_its_own_and_all_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    counters = type(psutil.net_io_counters())
+    found = {"lo": counters(9, 9, 9, 9, 0, 0, 0, 0), "eth0": counters(1, 2, 3, 4, 5, 6, 0, 0)}
+    found["eth1"] = counters(10, 20, 30, 40, 50, 60, 0, 0)
+    monkeypatch.setattr(psutil, "net_io_counters", lambda **_: found)
+
+    def look(name: str, interface: str) -> object:
+        return look_at(METRICS[name], Sample(Machine(disk="/", interface=interface)))
+
+    assert look("network_sent", "") == 11
+    assert look("network_received", "eth0") == 2
+    assert look("network_errors_received", "") == 55
+    assert look("network_sent", "lo") == 9
+    assert look("network_sent", "wlan7") is None
+
+
+def test_the_hottest_sensor_counts_and_none_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Entry:
+        def __init__(self, current: float | None) -> None:
+            self.current = current
+
+    sample = Sample(Machine(disk="/", interface=""))
+    monkeypatch.setattr(
+        psutil, "sensors_temperatures", lambda: {"cpu": [Entry(41.5), Entry(None)], "nvme": [Entry(50.0)]}
+    )
+    assert look_at(METRICS["temperature"], sample) == 50.0
+    monkeypatch.setattr(psutil, "sensors_temperatures", dict)
+    assert look_at(METRICS["temperature"], sample) is None
