@@ -1,6 +1,6 @@
 """Measure the gateway beside the floor, in turn, on one processor, and print what it costs beside its budgets.
 
-    python -m bench [--quick] [--workloads W1,W2,W3] [--yardstick PATH] [--json PATH]
+    python -m bench [--quick] [--workloads W1,W2,W3,idle] [--yardstick PATH] [--json PATH] [--strict]
 
 Ratios within one run count; absolute figures belong to the machine and to what else it does.
 """
@@ -8,11 +8,12 @@ Ratios within one run count; absolute figures belong to the machine and to what 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import json
 import os
-import shutil
 import sys
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 
 from bench import report
@@ -21,6 +22,7 @@ from bench.peers import Missing
 from bench.subject import Failed
 from bench.workloads import WORKLOADS
 
+IDLE = "idle"
 OUT = Path(__file__).resolve().parent / "out"
 
 
@@ -29,7 +31,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = ",".join(workload.name for workload in WORKLOADS)
+    names = ",".join([workload.name for workload in WORKLOADS] + [IDLE])
     parser.add_argument("--quick", action="store_true", help="one short repetition")
     parser.add_argument("--workloads", default=names, help=f"some of {names} [all]")
     parser.add_argument("--repetitions", type=int, default=2, help="how often floor and gateway take turns [2]")
@@ -40,11 +42,10 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if args.quick:
         args.repetitions, args.seconds = 1, 5.0
-    known = {workload.name: workload for workload in WORKLOADS}
-    unknown = set(args.workloads.split(",")) - known.keys()
+    args.workloads = args.workloads.split(",")
+    unknown = set(args.workloads) - set(names.split(","))
     if unknown:
         parser.error(f"no such workload: {', '.join(sorted(unknown))}")
-    args.workloads = [known[name] for name in args.workloads.split(",")]
     return args
 
 
@@ -52,16 +53,40 @@ def main() -> int:
     """Run everything; return the exit code."""
     args = arguments()
     OUT.mkdir(exist_ok=True)
+    try:
+        with alone():
+            return run(args)
+    except Missing as exc:
+        print(f"bench: {exc}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Wait until no other bench runs in this checkout: two would measure each other."""
+    with (OUT / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("another bench runs; waiting for its end ...", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print, write; return the exit code."""
     bench = Bench(OUT, args.seconds, args.yardstick)
     facts = report.machine_facts(bench.ours, bench.theirs)
     print("\n".join(report.machine_lines(facts)), flush=True)
     measured: list[Measurement] = []
     failures = 0
-    cases = [partial(bench.measure, workload, args.repetitions) for workload in args.workloads]
-    for case in [*cases, bench.measure_idle]:
+    known = {workload.name: workload for workload in WORKLOADS}
+    for name in args.workloads:
         try:
-            measured += case()
-        except (Failed, Missing) as exc:
+            measured += bench.measure_idle() if name == IDLE else bench.measure(known[name], args.repetitions)
+        except Failed as exc:
             print(f"bench: {exc}", file=sys.stderr)
             failures += 1
     facts["load_after"] = os.getloadavg()[0]
@@ -69,9 +94,10 @@ def main() -> int:
     print("\n".join(report.table(measured, rows)))
     args.json.write_text(json.dumps(report.as_json(facts, measured, rows), indent=2) + "\n")
     print(f"\nwritten: {args.json}")
-    shutil.rmtree(bench.scratch, ignore_errors=True)
     if failures:
+        print(f"logs: {bench.scratch}")
         return 2
+    bench.close()
     return 1 if args.strict and any(row.verdict == report.OVER for row in rows) else 0
 
 

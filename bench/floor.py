@@ -37,6 +37,7 @@ COMMIT_BYTES = 1 << 20
 READ_ROWS = 4
 MESSAGE_POINTS = 64 * 1024 // 20  # about 64 KiB of JSON
 IN_FLIGHT = 18  # Mosquitto takes 20
+SPREAD_S = 0.5  # the gateway spreads first reads over as much: what comes together shares turns of the loop
 REQUEST_REGISTERS = 124  # even: no float32 is cut
 ROUND = struct.Struct("<Hq")  # device, at_ns; the registers follow as they came
 SETTINGS = ("page_size=1024", "journal_mode=wal", "synchronous=full", "wal_autocheckpoint=1000", "secure_delete=0")
@@ -169,7 +170,7 @@ class Floor:
     async def poll(self, number: int, address: str, port: int) -> None:
         loop = asyncio.get_running_loop()
         _, device = await loop.create_connection(lambda: Device(self.plan), address, port)
-        due_s = loop.time() + random.random()
+        due_s = loop.time() + random.uniform(0, SPREAD_S)
         while True:
             await asyncio.sleep(due_s - loop.time())
             due_s += 1.0

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,8 @@ class Measurement:
     cpu_us_per_point: float
     points_per_s: float
     cpu_share: float  # of one processor
-    memory_bytes: int
+    pss_bytes: int
+    rss_bytes: int
     latency_p50_ms: float = 0.0  # oldest round of a message read -> PUBACK
     latency_p99_ms: float = 0.0
     lag_p99_ms: float = 0.0
@@ -47,19 +49,22 @@ class Bench:
     def __init__(self, out: Path, seconds: float, yardstick: Path | None) -> None:
         processors = sorted(os.sched_getaffinity(0))
         self.ours, self.theirs = processors[0], processors[-1]  # the same where there is only one
-        self.scratch = out / "scratch"
-        self._out = out
+        self.scratch = Path(tempfile.mkdtemp(prefix="run-", dir=out))
         self._seconds = seconds
         self._yardstick = yardstick
         self._responder = peers.build_responder(out)
         os.sched_setaffinity(0, {self.theirs})
+
+    def close(self) -> None:
+        """Remove what the run left; not called after a failure, so that the logs can be read."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
 
     def measure(self, workload: Workload, repetitions: int) -> list[Measurement]:
         """Let the programs take turns."""
         found = []
         with (
             peers.responder(self._responder, workload, self.theirs) as modbus_port,
-            peers.mosquitto(self._out, self.theirs) as mqtt_port,
+            peers.mosquitto(self.scratch, self.theirs) as mqtt_port,
         ):
             for _ in range(repetitions):
                 state = self._fresh_state()
@@ -74,20 +79,22 @@ class Bench:
     def measure_idle(self) -> list[Measurement]:
         """Measure a gateway that polls only its own machine."""
         state = self._fresh_state()
-        with peers.mosquitto(self._out, self.theirs) as mqtt_port:
+        with peers.mosquitto(self.scratch, self.theirs) as mqtt_port:
             write_idle_config(self.scratch / "config", mqtt_port)
             with self._run("idle", "gateway", self._gateway(state)) as subject:
                 subject.wait_steady(IDLE_SETTLE_S)
                 first = subject.sample()
                 time.sleep(self._seconds)
                 last = subject.sample()
+                pss, rss = subject.memory_bytes()
                 found = Measurement(
                     workload="idle",
                     program="gateway",
                     cpu_us_per_point=0.0,
                     points_per_s=0.0,
                     cpu_share=(last.cpu_s - first.cpu_s) / (last.at_s - first.at_s),
-                    memory_bytes=subject.pss_bytes(),
+                    pss_bytes=pss,
+                    rss_bytes=rss,
                     start_s=last.told["first_commit_ns"] / 1e9 - subject.started_ns / 1e9,
                 )
                 return [found]
@@ -98,6 +105,7 @@ class Bench:
             first = subject.sample()
             time.sleep(self._seconds)
             last = subject.sample()
+            pss, rss = subject.memory_bytes()
             seconds = last.at_s - first.at_s
             points = last.told["points"] - first.told["points"]
             acked = last.told["acked_points"] - first.told["acked_points"]
@@ -111,7 +119,8 @@ class Bench:
                 cpu_us_per_point=(last.cpu_s - first.cpu_s) / points * 1e6,
                 points_per_s=points / seconds,
                 cpu_share=(last.cpu_s - first.cpu_s) / seconds,
-                memory_bytes=subject.pss_bytes(),
+                pss_bytes=pss,
+                rss_bytes=rss,
                 latency_p50_ms=last.told["latency_p50_ms"],
                 latency_p99_ms=last.told["latency_p99_ms"],
                 lag_p99_ms=last.told["lag_p99_ms"],
@@ -126,7 +135,7 @@ class Bench:
 
     def _run(self, workload: str, program: str, command: list[str]) -> contextlib.AbstractContextManager[Subject]:
         print(f"{workload}: {program} ...", flush=True)
-        return running(command, self.ours, self._out / f"{program}-{workload}.log")
+        return running(command, self.ours, self.scratch / f"{program}-{workload}.log")
 
     def _floor(self, workload: Workload, modbus_port: int, mqtt_port: int, state: Path) -> list[str]:
         words = ["--devices", workload.devices, "--points", workload.points, "--modbus-port", modbus_port]
@@ -172,7 +181,8 @@ class Bench:
             cpu_us_per_point=figure("cpu"),
             points_per_s=figure("rate"),
             cpu_share=figure("share") / 100,
-            memory_bytes=int(figure("memory")) << 20,
+            pss_bytes=0,  # it prints only RSS
+            rss_bytes=int(figure("memory")) << 20,
             latency_p50_ms=figure("latency"),
             latency_p99_ms=figure("latency", 2),
             lag_p99_ms=figure("lag"),
@@ -181,7 +191,7 @@ class Bench:
         )
 
     def _fresh_state(self) -> Path:
-        shutil.rmtree(self.scratch, ignore_errors=True)
-        state = self.scratch / "state"
-        state.mkdir(parents=True)
-        return state
+        for name in ("state", "config"):
+            shutil.rmtree(self.scratch / name, ignore_errors=True)
+            (self.scratch / name).mkdir()
+        return self.scratch / "state"

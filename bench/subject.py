@@ -93,9 +93,14 @@ class Subject:
                     found += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
         return found
 
-    def pss_bytes(self) -> int:
-        """Return the memory of the program and its descendants: shared pages count in proportion."""
-        return sum(pss_bytes(pid) for pid in self.pids())
+    def memory_bytes(self) -> tuple[int, int]:
+        """Return (PSS, RSS) of the program and its descendants.
+
+        PSS counts shared pages in proportion; what shares them here (the bench, other Pythons) is not there on a
+        gateway, where both are nearly the same.
+        """
+        rows = [memory_bytes(pid) for pid in self.pids()]
+        return sum(pss for pss, _ in rows), sum(rss for _, rss in rows)
 
     def log_end(self) -> str:
         """Return the last lines of its standard error."""
@@ -145,9 +150,8 @@ def written_bytes(pid: int) -> int:
     return int(rows["write_bytes"])
 
 
-def pss_bytes(pid: int) -> int:
-    """Return the proportional set size of a process."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) * 1024
-    raise Failed(f"process {pid} has no Pss line")
+def memory_bytes(pid: int) -> tuple[int, int]:
+    """Return (PSS, RSS) of a process."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    found = {name: int(value.split()[0]) * 1024 for name, _, value in (line.partition(":") for line in lines[1:])}
+    return found["Pss"], found["Rss"]

@@ -6,21 +6,22 @@ import asyncio
 import logging
 import random
 import secrets
-import ssl
 import sys
 import typing
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
+
 from fluxedge import journal
-from fluxedge.apply import Plan, build, by_channel, made_of, plan
+from fluxedge.apply import Plan, build, by_channel, channel_of, made_of, plan
 from fluxedge.channels import open_channel
 from fluxedge.clock import Clock, SystemClock
-from fluxedge.commands import Commander, Request
+from fluxedge.commands import Commander, Request, decode
 from fluxedge.config.structs import Config, UplinkCfg
 from fluxedge.latest import Latest
 from fluxedge.log import Log
-from fluxedge.model import Lane
+from fluxedge.model import Group, Lane
 from fluxedge.permissions import Principal
 from fluxedge.pipeline import Pipeline
 from fluxedge.poller import Poller
@@ -29,8 +30,11 @@ from fluxedge.spi import Protocol, UplinkCommand
 from fluxedge.tasks import TaskOwner
 from fluxedge.uplinks.forward import Forwarder
 from fluxedge.uplinks.mqtt import MqttUplink
+from fluxedge.uplinks.tls import tls_context
 
 _log = logging.getLogger("fluxedge")
+ANSWERING = 1000  # commands of uplinks that may wait for their answers; more are refused
+CLOCK_S = 10.0  # how often the clock's state is looked at
 SWITCH_INTERVAL_S = (
     0.001  # the reader thread may hold the interpreter this long: the loop's lag, not throughput, counts
 )
@@ -72,12 +76,14 @@ class Gateway:
         self.log = Log(state_dir, config.log, self.clock)
         self.pipeline = Pipeline(self.log, self.latest, self.clock, self.problems, config.log.commit_s)
         self.pipeline.uplinks = lambda: list(self.forwarders)
-        self.commander = Commander(self._find, self.pipeline, self.log, self.clock)
         self.protocols: dict[str, Protocol] = {}
         self.pollers: dict[str, Poller] = {}
         self.forwarders: dict[str, Forwarder] = {}
         self._tasks: dict[str, asyncio.Task[typing.Any]] = {}
         self.owner = TaskOwner(self._task_failed)
+        self.commander = Commander(self._find, self.pipeline, self.log, self.clock, self.owner.spawn)
+        self.latest.wanted = self._runs
+        self._answering = 0  # commands of uplinks that wait for their answer
         self.failed: asyncio.Future[BaseException] | None = None
         self._pipeline_task: asyncio.Task[None] | None = None
         self.reload: Callable[[], Awaitable[object]] | None = None  # set by the service
@@ -92,6 +98,7 @@ class Gateway:
         if self.log.new_epoch_because:
             self.problems.report("log", Problem("log-replaced", self.log.new_epoch_because, "A new epoch was started."))
         await self.commander.recover()
+        self.owner.spawn(self._watch_clock(), "clock")
         first = self.booted
         self.config = Config(gateway=first.gateway, log=first.log, api=first.api)
         await self.apply(first)
@@ -107,29 +114,40 @@ class Gateway:
         old = self.config
         steps = plan(old, config)
         made = made_of(config)
+        # Compiling is pure; a thousand devices take a second, which the loop cannot spare. What it raises changes
+        # nothing.
+        start = list(steps.devices.start)
+        built = await asyncio.to_thread(lambda: {name: build(name, made[name]) for name in start})
         for name in steps.uplinks.stop:
             await self._stop_uplink(name)
         for name in steps.devices.stop:
-            self.protocols.pop(name, None)
-            self.latest.forget(name)
-            self.problems.clear(f"device:{name}")
-        # Compiling is pure; a thousand devices take a second, which the loop cannot spare.
-        start = list(steps.devices.start)
-        built = await asyncio.to_thread(lambda: {name: build(name, made[name]) for name in start})
+            for group in self.protocols.pop(name).groups:
+                self.problems.clear(f"device:{name}/{group.name}")
+            self.latest.forget(name, built[name].groups if name in built else ())
         self.protocols |= built
         self.config = config
         await self._apply_channels(config, steps)
         for name in steps.uplinks.start:
             self._start_uplink(name, config.uplinks[name])
+        if steps:
+            self.pipeline.submit("config", "gateway", {"started": steps.started, "stopped": steps.stopped})
         return steps
+
+    async def _watch_clock(self) -> None:
+        """Keep the problem that the clock is not trusted, as long as it is not."""
+        hint = "Is NTP running and reachable? `timedatectl` tells."
+        while True:
+            if self.clock.trusted():
+                self.problems.clear("clock")
+            else:
+                self.problems.report("clock", Problem("clock-unsynced", "the clock is not known to be right", hint))
+            await asyncio.sleep(CLOCK_S)
 
     async def _apply_channels(self, config: Config, steps: Plan) -> None:
         wanted = by_channel(config, self.protocols)
         for name in list(self.pollers):
             if name not in wanted or name in steps.channels.stop:
-                await self.owner.stop(self._tasks.pop(f"channel:{name}"))
-                del self.pollers[name]
-                self.problems.clear(f"channel:{name}")
+                await self._stop_poller(name)
         for name, devices in wanted.items():
             poller = self.pollers.get(name)
             if poller is None:
@@ -142,6 +160,13 @@ class Gateway:
                 self._tasks[f"channel:{name}"] = self.owner.spawn(poller.run(), f"channel:{name}")
             poller.set_devices({device: self.protocols[device] for device in devices})
 
+    async def _stop_poller(self, name: str) -> None:
+        await self.owner.stop(self._tasks.pop(f"channel:{name}"))
+        poller = self.pollers.pop(name)
+        poller.set_devices({})
+        poller.swap_devices()
+        self.problems.clear(f"channel:{name}")
+
     def _start_uplink(self, name: str, cfg: UplinkCfg) -> None:
         lanes = [Lane[lane.upper()] for lane in cfg.lanes]
         self.log.begin_uplink(name, lanes, cfg.start)
@@ -152,14 +177,15 @@ class Gateway:
             version = "3.1.1" if old_version else cfg.version
             password = self.config.secrets.get(cfg.password, "")
             uplink = MqttUplink(
-                name, cfg, url, self.id, password, tls_context(cfg, url), version,
+                name, cfg, url, self.id, password, tls_context(cfg, url, Path("/")), version,
                 lambda command: self._command(uplink, principal, command),
             )  # fmt: skip
             return uplink
 
         forwarder = Forwarder(
-            name, self.id, cfg.format, cfg.message_bytes, lanes, connect, self.log, self.problems, self.clock, self.rng
-        )
+            name, self.id, cfg.format, cfg.message_bytes, lanes, connect, self.log, self.problems, self.clock, self.rng,
+            brokers=len(cfg.urls), tell=self.pipeline.submit,
+        )  # fmt: skip
         self.forwarders[name] = forwarder
         self._tasks[f"uplink:{name}"] = self.owner.spawn(forwarder.run(), f"uplink:{name}")
 
@@ -169,25 +195,38 @@ class Gateway:
         self.problems.clear(f"uplink:{name}")
 
     def _command(self, uplink: MqttUplink, principal: Principal, command: UplinkCommand) -> None:
-        self.owner.spawn(self._answer(uplink, principal, command), f"command:{principal.name}")
-
-    async def _answer(self, uplink: MqttUplink, principal: Principal, command: UplinkCommand) -> None:
-        import msgspec
-
+        """Take a command of an uplink; whatever it is, it is answered."""
         try:
-            request = msgspec.json.decode(command.payload, type=Request)
-        except msgspec.MsgspecError as exc:
-            answer = msgspec.json.encode({"state": "refused", "code": "command-refused", "message": str(exc)})
-        else:
-            answer = msgspec.json.encode(await self.commander.run(principal, request))
-        uplink.respond(command.reply_topic, answer, command.correlation)
+            if command.retained:
+                raise Problem(
+                    "command-refused", "a retained message is told to everybody who connects", "Do not retain."
+                )
+            if self._answering >= ANSWERING:
+                raise Problem("command-refused", f"{ANSWERING} commands wait for their answers; try again")
+            request = decode(command.payload)
+        except Problem as problem:
+            said = {"state": "refused", "code": problem.code, "message": problem.message, "hint": problem.hint}
+            uplink.respond(command.reply_topic, msgspec.json.encode(said), command.correlation)
+            return
+        self._answering += 1
+        self.owner.spawn(self._answer(uplink, principal, command, request), f"command:{principal.name}")
+
+    async def _answer(self, uplink: MqttUplink, principal: Principal, command: UplinkCommand, request: Request) -> None:
+        try:
+            result = await self.commander.run(principal, request)
+        finally:
+            self._answering -= 1
+        uplink.respond(command.reply_topic, msgspec.json.encode(result), command.correlation)
 
     def _find(self, device: str) -> tuple[Poller, Protocol] | None:
         protocol = self.protocols.get(device)
-        for poller in self.pollers.values():
-            if protocol is not None and device in poller.devices:
-                return poller, protocol
-        return None
+        poller = self.pollers.get(channel_of(self.config, device)) if protocol is not None else None
+        return (poller, protocol) if poller is not None and protocol is not None else None
+
+    def _runs(self, group: Group) -> bool:
+        """Tell whether a group is of the running configuration; a round may come in after its device was removed."""
+        protocol = self.protocols.get(group.device)
+        return protocol is not None and group in protocol.groups
 
     def _on_problem(self, change: str, item: str, standing: Standing) -> None:
         level = logging.WARNING if change == "raised" else logging.INFO
@@ -211,35 +250,10 @@ class Gateway:
         for name in list(self.pollers):
             await self.owner.stop(self._tasks.pop(f"channel:{name}"))
         self.pollers.clear()
+        await self.commander.close()
         if self._pipeline_task is not None and not self._pipeline_task.done():
             self.pipeline.submit("stop", "gateway")
             self.pipeline.stop()
             await asyncio.wait([self._pipeline_task], timeout=10)
         await self.owner.close()
         await self.log.close()
-
-
-def tls_context(cfg: UplinkCfg, url: str) -> ssl.SSLContext | None:
-    """Return the TLS settings of an uplink; None for mqtt://.
-
-    Raises:
-        Problem: "uplink-tls": a certificate or key cannot be read.
-    """
-    if not url.startswith("mqtts:"):
-        return None
-    context = ssl.create_default_context()
-    if cfg.tls is None:
-        return context
-    try:
-        if cfg.tls.ca:
-            context = ssl.create_default_context(cafile=cfg.tls.ca)
-        if cfg.tls.certificate:
-            context.load_cert_chain(cfg.tls.certificate, cfg.tls.key)
-    except OSError as exc:
-        from fluxedge.problems import LinkProblem
-
-        raise LinkProblem("uplink-tls", f"{exc.filename or cfg.tls.ca}: {exc.strerror or exc}") from exc
-    if cfg.tls.verify == "none":
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context

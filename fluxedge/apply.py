@@ -43,6 +43,19 @@ class Plan:
         empty: Difference[object] = Difference((), ())
         return cls(empty, empty, empty)
 
+    @property
+    def started(self) -> list[str]:
+        """Return what is started: "device:m1"."""
+        return [f"{kind}:{name}" for kind, part in self._parts() for name in part.start]
+
+    @property
+    def stopped(self) -> list[str]:
+        """Return what is stopped: "device:m1"."""
+        return [f"{kind}:{name}" for kind, part in self._parts() for name in part.stop]
+
+    def _parts(self) -> tuple[tuple[str, Difference[object]], ...]:
+        return ("channel", self.channels), ("device", self.devices), ("uplink", self.uplinks)
+
     def __bool__(self) -> bool:
         parts = (self.channels, self.devices, self.uplinks)
         return any(part.stop or part.start for part in parts) or bool(self.restart_needed)
@@ -101,13 +114,21 @@ def build(device_id: str, made: Built) -> Protocol:
 
 
 def by_channel(config: Config, devices: Iterable[str]) -> dict[str, list[str]]:
-    """Return channel id -> devices on it; a device of a protocol without channel is its own channel."""
+    """Return channel id -> devices on it; channels without any are not opened."""
     found: dict[str, list[str]] = {name: [] for name in config.channels}
     for name in devices:
-        device = config.devices[name]
-        without = config.drivers[device.driver].protocol in WITHOUT_CHANNEL
-        found.setdefault(name if without else device.channel, []).append(name)
+        found.setdefault(channel_of(config, name), []).append(name)
     return {channel: names for channel, names in found.items() if names}
+
+
+def channel_of(config: Config, device: str) -> str:
+    """Return the id of the channel that a device is on; of a protocol without channel, one of its own.
+
+    "@" stands in no id that a file can give, so that a channel may be called like a device.
+    """
+    cfg = config.devices[device]
+    without = config.drivers[cfg.driver].protocol in WITHOUT_CHANNEL
+    return f"{device}@gateway" if without else cfg.channel
 
 
 def findings(config: Config) -> list[Finding]:

@@ -188,6 +188,19 @@ class Codec:
             end = stop
         return tuple(raws), end
 
+    def skip(self, body: bytes, start: int) -> int:
+        """Return where the raws that begin at `start` end.
+
+        Raises:
+            struct.error: `body` ends too early.
+        """
+        end = start + self._struct.size
+        for _ in self._variable:
+            end += 4 + int.from_bytes(body[end : end + 4], "little")
+        if end > len(body):
+            raise struct.error(f"the columns end at {end} of {len(body)} bytes")
+        return end
+
     def scale(self, raws: Raws) -> Raws:
         """Return engineering values of raws without None."""
         if not self._runs:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from fluxedge.columns import Value
-from fluxedge.model import Group, Point, Quality, Round
+from fluxedge.model import Flag, Group, Point, Quality, Round
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,8 @@ class Reading:
     quality: Quality
     at_ns: int
     arrived_mono_ns: int
-    good_at_ns: int  # when the group last had a round that was not OFFLINE; 0 = never
-    value_when_good: Value | None  # of that round
+    good_at_ns: int  # stamp of the group's last round with a value that could be used; 0 = never
+    value_when_good: Value | None  # in that round
 
     @property
     def id(self) -> str:
@@ -33,61 +33,70 @@ class Latest:
     """The last round of each group, and the last one that had values."""
 
     def __init__(self) -> None:
-        self._rounds: dict[tuple[str, str], Round] = {}  # (device, group name)
-        self._answered: dict[tuple[str, str], Round] = {}
+        self._rounds: dict[str, dict[str, Round]] = {}  # device -> group name -> round
+        self._usable: dict[str, dict[str, Round]] = {}
         self.listeners: list[Callable[[Round], None]] = []
+        self.wanted: Callable[[Group], bool] = lambda _: True  # what is not configured any more passes by
 
     def update(self, round_: Round) -> None:
-        """Take a round in; called by the pipeline only."""
-        key = (round_.group.device, round_.group.name)
-        self._rounds[key] = round_
-        if not round_.quality or round_.quality[0] != Quality.OFFLINE:
-            self._answered[key] = round_
+        """Take a round in; called by the pipeline only. HISTORICAL ones are not the present state and pass by."""
+        group = round_.group
+        if round_.flags & Flag.HISTORICAL or not self.wanted(group):
+            return
+        self._rounds.setdefault(group.device, {})[group.name] = round_
+        if not round_.quality or min(round_.quality) < Quality.BAD:
+            self._usable.setdefault(group.device, {})[group.name] = round_
         for listener in self.listeners:
             listener(round_)
 
     def forget(self, device: str, keep: tuple[Group, ...] = ()) -> None:
         """Drop what belongs to `device`, except groups that are still the same."""
-        names = {group.name: group for group in keep}
-        for rounds in (self._rounds, self._answered):
-            for key in [k for k in rounds if k[0] == device]:
-                if names.get(key[1]) != rounds[key].group:
-                    del rounds[key]
+        kept = {group.name: group for group in keep}
+        for rounds in (self._rounds, self._usable):
+            mine = rounds.pop(device, {})
+            same = {name: round_ for name, round_ in mine.items() if kept.get(name) == round_.group}
+            if same:
+                rounds[device] = same
 
     def rounds(self) -> Iterator[Round]:
         """Iterate over the last round of every group, by device and group."""
-        return iter([self._rounds[key] for key in sorted(self._rounds)])
+        return iter([mine[name] for _, mine in sorted(self._rounds.items()) for name in sorted(mine)])
 
     def of(self, device: str, group: str) -> Round | None:
         """Return the last round of one group."""
-        return self._rounds.get((device, group))
+        return self._rounds.get(device, {}).get(group)
 
     def readings(self, device: str | None = None) -> Iterator[Reading]:
-        """Iterate over all points, by device, then in the order of their groups."""
-        for round_ in self.rounds():
-            if device is None or round_.group.device == device:
-                yield from self._read(round_)
+        """Iterate over all points, or a device's, by device and group, then in the order of their groups."""
+        if device is None:
+            for other in sorted(self._rounds):
+                yield from self.readings(other)
+            return
+        mine = self._rounds.get(device, {})
+        for name in sorted(mine):
+            for i in range(len(mine[name].group.points)):
+                yield self._read(mine[name], i)
 
     def reading(self, device: str, point: str) -> Reading | None:
         """Return one point, or None when it has not been read yet."""
-        for reading in self.readings(device):
-            if reading.point.name == point:
-                return reading
+        for round_ in self._rounds.get(device, {}).values():
+            if point in round_.group.names:
+                return self._read(round_, round_.group.names.index(point))
         return None
 
-    def _read(self, round_: Round) -> Iterator[Reading]:
+    def _read(self, round_: Round, i: int) -> Reading:
         group = round_.group
-        answered = self._answered.get((group.device, group.name))
-        for i, point in enumerate(group.points):
-            quality = Quality(round_.quality[i]) if round_.quality else Quality.GOOD
-            yield Reading(
-                device=group.device,
-                point=point,
-                value=round_.values[i],
-                raw=round_.raws[i],
-                quality=quality,
-                at_ns=round_.at_ns,
-                arrived_mono_ns=round_.arrived_mono_ns,
-                good_at_ns=answered.at_ns if answered else 0,
-                value_when_good=answered.values[i] if answered else None,
-            )
+        usable = self._usable.get(group.device, {}).get(group.name)
+        if usable is not None and usable.group != group:  # of an earlier version of the group: other columns
+            usable = None
+        return Reading(
+            device=group.device,
+            point=group.points[i],
+            value=round_.values[i],
+            raw=round_.raws[i],
+            quality=Quality(round_.quality[i]) if round_.quality else Quality.GOOD,
+            at_ns=round_.at_ns,
+            arrived_mono_ns=round_.arrived_mono_ns,
+            good_at_ns=usable.at_ns if usable else 0,
+            value_when_good=usable.values[i] if usable else None,
+        )

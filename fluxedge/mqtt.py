@@ -123,7 +123,9 @@ class Session:
                 raise self._problem(
                     "uplink-down", text, "Is it an MQTT broker, and does a firewall let it through?"
                 ) from exc
-            raise terms.unreachable(settings.where, exc, tls=settings.tls is not None) from exc
+            if isinstance(exc, ConnectionResetError | ConnectionAbortedError):
+                raise terms.hung_up(settings.where, tls=settings.tls is not None) from exc
+            raise terms.unreachable(settings.where, exc) from exc
         finally:
             if self._transport is None:
                 await self.abort()
@@ -378,11 +380,10 @@ class Session:
         error = self._client._connection._protocol._hard_reader.exception()
         if isinstance(error, ssl.SSLError):
             return terms.tls_failed(self._settings.where, error)
-        if isinstance(error, OSError):
-            return terms.unreachable(self._settings.where, error, tls=False)
         if self._transport is None:
-            hint = "Does the broker expect TLS, or a client certificate?"
-            return self._problem("uplink-down", "the broker closed the connection before answering", hint)
+            return terms.hung_up(self._settings.where, tls=self._settings.tls is not None)
+        if isinstance(error, OSError):
+            return terms.unreachable(self._settings.where, error)
         return self._problem("uplink-down", "the broker closed the connection", "")
 
     def _died(self, reason: LinkProblem | None) -> None:

@@ -136,16 +136,26 @@ def tls_failed(where: str, error: ssl.SSLError) -> LinkProblem:
     return LinkProblem("uplink-tls", f"{where}: TLS: {text}", _TLS_HINTS.get(reason, ""))
 
 
-def unreachable(where: str, error: OSError, *, tls: bool) -> LinkProblem:
-    """Return what a failure of the operating system while connecting means."""
+def hung_up(where: str, *, tls: bool) -> LinkProblem:
+    """Return what it means that the broker closed the connection before it answered CONNECT.
+
+    With TLS 1.3 a client certificate is judged after the handshake, and the alert that says so is often lost: the
+    broker closes with our CONNECT unread, which resets the connection.
+    """
+    if tls:
+        hint = "It may refuse tls.certificate, want a client certificate, or not speak TLS on this port."
+        return LinkProblem("uplink-tls", f"{where}: the broker closed the connection without a word", hint)
+    hint = "Does it expect TLS (mqtts://)?"
+    return LinkProblem("uplink-down", f"{where}: the broker closed the connection before answering", hint)
+
+
+def unreachable(where: str, error: OSError) -> LinkProblem:
+    """Return what a failure of the operating system means."""
     if isinstance(error, socket.gaierror):
         text = f"the name cannot be resolved: {error.strerror}"
-    elif error.errno:
-        text = os.strerror(error.errno)
     else:
-        text = str(error) or "the broker closed the connection"
-    hint = "Is the broker running and the address right?" + (" Does it speak TLS on this port?" if tls else "")
-    return LinkProblem("uplink-down", f"{where}: {text}", hint)
+        text = os.strerror(error.errno) if error.errno else str(error) or "the broker closed the connection"
+    return LinkProblem("uplink-down", f"{where}: {text}", "Is the broker running and the address right?")
 
 
 def packet_bytes(topic: str, payload_bytes: int, properties: dict[str, typing.Any]) -> int:

@@ -1,62 +1,40 @@
-"""The poller: one coroutine per channel. It opens the link, picks what is due, runs commands, delivers rounds.
+"""The poller: one coroutine per channel. It opens the link, runs commands, reads what is due, delivers rounds.
 
     commands (own queue)  before  the group with the earliest due time  before  probes of silent devices
 
 Protocols raise, the poller decides: a silent device is demoted on its own, an exception makes its points BAD, an I/O
-error closes the channel and reopens it with back-off. Each group's round is delivered as soon as it is read.
+error closes the channel and reopens it with back-off. Each group's round is delivered as soon as it is read. When
+something is due stands in schedule.py.
 """
 
 from __future__ import annotations
 
 import asyncio
-import heapq
 import logging
 import random
 import typing
-from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from fluxedge.clock import Clock
 from fluxedge.columns import Value
 from fluxedge.model import Flag, Group, Quality, Round
+from fluxedge.orders import QUEUED_COMMANDS, Orders, WriteOrder, refused
 from fluxedge.problems import DeviceProblem, LinkProblem, Problem, ProblemBook
+from fluxedge.schedule import DeviceState, Due, Overruns, Probe, Schedule
 from fluxedge.spi import ByteLink, Channel, Protocol, Written
 
 REOPEN_FIRST_S = 0.5
 REOPEN_MOST_S = 30.0
-DEMOTION_MOST = 32  # a silent device's interval is doubled per silent round up to this factor
+REOPEN_JITTER = (0.5, 1.0)  # share of the pause: a thousand channels must not come back in step
 SPREAD_S = 0.5  # first reads are spread over this time, so that a thousand channels do not poll in step
-QUEUED_COMMANDS = 100
-TIMER_S = 0.001  # uvloop's timers and clock count whole milliseconds: a timer that fires early is a read that is due
 
 _UNSYNCED = int(Flag.CLOCK_UNSYNCED)
 _log = logging.getLogger("fluxedge.poller")
 
+T = typing.TypeVar("T")
 Emit = Callable[[str, Round], Awaitable[None]]
 Tell = Callable[[str, str, dict[str, typing.Any]], object]  # (event kind, item, data)
-
-
-@dataclass(slots=True)
-class DeviceState:
-    """What is known about a device while it runs; `status` and metrics show it."""
-
-    id: str
-    protocol: Protocol
-    state: str = "waiting"  # "waiting" | "ok" | "offline"
-    since_ns: int = 0
-    silent_rounds: int = 0
-    last_answer_ns: int = 0
-    latency_s: float = 0.0  # of the latest read of a group
-    reads: int = 0
-    silent: int = 0  # reads without an answer
-    exceptions: int = 0  # reads answered by an exception
-    overruns: int = 0  # periods that passed unread
-
-    @property
-    def item(self) -> str:
-        """Return its name among the problems."""
-        return f"device:{self.id}"
 
 
 @dataclass(slots=True)
@@ -70,30 +48,8 @@ class ChannelState:
     busy_s: float = 0.0  # time spent in exchanges
 
 
-@dataclass(order=True, slots=True)
-class Due:
-    """A group that wants to be read."""
-
-    at_s: float
-    order: int
-    device: DeviceState = field(compare=False)
-    group: Group = field(compare=False)
-    period_s: float = field(compare=False)
-
-
-@dataclass(slots=True)
-class WriteOrder:
-    """A command on its way to the wire."""
-
-    device: str
-    point: str
-    value: Value
-    deadline_s: float  # loop time; expired orders die
-    done: asyncio.Future[Written]
-
-
 def unsynced(read: Round) -> Round:
-    """Return a round marked as stamped by a clock that is not trusted. (dataclasses.replace takes four times as long.)"""
+    """Return a round marked as stamped by a clock that is not trusted; dataclasses.replace takes 10 us for it."""
     flags = read.flags | _UNSYNCED
     return Round(read.group, read.raws, read.values, read.quality, read.at_ns, read.arrived_mono_ns, flags)
 
@@ -121,12 +77,18 @@ class Poller:
         self._problems = problems
         self._clock = clock
         self._rng = rng
-        self._due: list[Due] = []
-        self._orders: deque[WriteOrder] = deque()
+        self._schedule = Schedule()
+        self._overruns = Overruns()
+        self._orders = Orders()
         self._news = asyncio.Event()
-        self._counter = 0
         self._link: ByteLink | None = None
+        self._down = ""  # code of the problem that stands while the channel is down
+        self._proved = False  # something was answered since the channel was opened
+        self._failures = 0  # of the channel in a row
+        self._reopen_at_s = 0.0
         self._swap: dict[str, Protocol] | None = None
+        self._probing: asyncio.Timeout | None = None  # the wait for a silent device; a command ends it
+        self._ended = False
 
     # --- what others ask of it ----------------------------------------------------------------------------------------
 
@@ -135,62 +97,76 @@ class Poller:
         self._swap = devices
         self._news.set()
 
-    def order(self, device: str, point: str, value: Value, timeout_s: float) -> asyncio.Future[Written]:
-        """Queue a write before the polls.
+    def refusal(self, device: str, *, patient: bool = False) -> Problem | None:
+        """Return why a command to a device cannot be queued now; `patient` ones wait for an offline device."""
+        state = self.devices.get(device)
+        wanted = self._swap if self._swap is not None else self.devices
+        if self._ended or device not in wanted:
+            return refused(f"device-removed: {device} is not on channel {self.id}")
+        if state is not None and state.state == "offline" and not patient:
+            return refused(f"{device} is offline", "See `fluxedge status`.")
+        if self._orders.full:
+            return refused(f"channel {self.id} has {QUEUED_COMMANDS} commands waiting")
+        return None
 
-        Raises (through the future): DeviceProblem, LinkProblem; Problem "command-refused" when it never was sent.
+    def order(
+        self, device: str, point: str, value: Value, deadline_s: float, *, patient: bool = False
+    ) -> asyncio.Future[Written]:
+        """Queue a write before the polls; it dies at `deadline_s` of the loop's time unless it was begun.
+
+        Raises (through the future): what Protocol.write raises; Problem "command-refused" when it never was sent,
+        "command-unknown" when it was interrupted.
         """
         loop = asyncio.get_running_loop()
-        done: asyncio.Future[Written] = loop.create_future()
-        state = self.devices.get(device)
-        if state is None:
-            done.set_exception(Problem("command-refused", f"device-removed: {device} is not on channel {self.id}"))
-        elif state.state == "offline":
-            done.set_exception(Problem("command-refused", f"{device} is offline", "See `fluxedge status`."))
-        elif len(self._orders) >= QUEUED_COMMANDS:
-            done.set_exception(Problem("command-refused", f"channel {self.id} has {QUEUED_COMMANDS} commands waiting"))
-        else:
-            self._orders.append(WriteOrder(device, point, value, loop.time() + timeout_s, done))
-            self._news.set()
-        return done
+        order = WriteOrder(device, point, value, patient, loop.create_future())
+        problem = self.refusal(device, patient=patient)
+        if problem is not None:
+            order.fail(problem)
+            return order.done
+        self._orders.add(order, deadline_s)
+        self._news.set()
+        probing, self._probing = self._probing, None
+        if probing is not None:
+            probing.reschedule(loop.time())
+        return order.done
 
     # --- the task -----------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Poll until cancelled."""
-        reopen_s = REOPEN_FIRST_S
         try:
             while True:
-                self._swap_devices()
-                if self.channel is not None and self._link is None:
-                    if not await self._open():
-                        await self._wait(asyncio.get_running_loop().time() + reopen_s)
-                        reopen_s = min(REOPEN_MOST_S, reopen_s * 2) * self._rng.uniform(0.8, 1.0)
-                        continue
-                    reopen_s = REOPEN_FIRST_S
+                self.swap_devices()
+                if self.channel is not None and not await self._ready(self.channel):
+                    continue
                 try:
                     await self._turn()
                 except LinkProblem as problem:
                     await self._lost(problem)
         finally:
-            self._refuse_orders("the gateway stops")
+            self._ended = True
+            self._orders.refuse(f"channel {self.id} was stopped", lambda _: True)
             if self.channel is not None:
                 await self.channel.close()
 
     async def _turn(self) -> None:
-        """Run one command, or one due read, or wait for either."""
-        loop = asyncio.get_running_loop()
-        if self._orders:
-            await self._write(self._orders.popleft())
+        """Run one command, or one due read, or one probe, or wait for any of them."""
+        if self._orders and (order := self._orders.take(self._can_go)) is not None:
+            await self._write(order)
             return
-        if self._due and self._due[0].at_s <= loop.time() + TIMER_S:
-            await self._read(heapq.heappop(self._due))
-            return
-        await self._wait(self._due[0].at_s if self._due else loop.time() + 3600)
+        now_s = asyncio.get_running_loop().time()
+        found = self._schedule.pick(now_s)
+        if isinstance(found, Due):
+            await self._read(found)
+        elif found is not None:
+            await self._probe(found)
+        else:
+            await self._wait(self._schedule.wake_s(now_s))
 
     async def _wait(self, until_s: float) -> None:
         """Wait for a time, a command or another set of devices."""
-        handle = asyncio.get_running_loop().call_at(until_s, self._news.set)
+        loop = asyncio.get_running_loop()
+        handle = loop.call_at(min(until_s, loop.time() + 3600), self._news.set)
         try:
             await self._news.wait()
         finally:
@@ -199,174 +175,237 @@ class Poller:
 
     # --- the link -----------------------------------------------------------------------------------------------------
 
-    async def _open(self) -> bool:
-        assert self.channel is not None
+    async def _ready(self, channel: Channel) -> bool:
+        """Tell whether the channel is open; open it when its time has come."""
+        if self._link is not None:
+            if channel.is_open():
+                return True
+            # Closed while nobody asked: many devices end idle connections. Opening it again at once is no outage,
+            # unless it is closed over and over without an answer in between.
+            if not self._proved:
+                await self._lost(LinkProblem("link-down", f"channel {self.id} was closed by its peer"))
+                return False
+            self._link = None
+        now_s = asyncio.get_running_loop().time()
+        if now_s < self._reopen_at_s:
+            await self._wait(self._reopen_at_s)
+            return False
         try:
-            self._link = await self.channel.open()
+            self._link = await channel.open()
         except LinkProblem as problem:
             await self._lost(problem)
             return False
-        self.state.state, self.state.since_ns = "open", self._clock.wall_ns()
-        self.state.opens += 1
-        if self._problems.of(self._item):
-            self._problems.clear(self._item)
-            self._tell("channel-state", self._item, {"state": "open"})
+        self._opened()
         return True
 
+    def _opened(self) -> None:
+        self._proved = False
+        self.state.opens += 1
+        if self.state.state != "open":
+            self.state.state, self.state.since_ns = "open", self._clock.wall_ns()
+        if self._down:
+            self._problems.clear(self._item, self._down)
+            self._down = ""
+            self._tell("channel-state", self._item, {"state": "open"})
+            self._schedule.resume(asyncio.get_running_loop().time())
+
     async def _lost(self, problem: LinkProblem) -> None:
-        """Close the channel; every device on it is OFFLINE."""
+        """Close the channel; every device on it is OFFLINE; open it again after a pause that grows."""
         if self.channel is not None:
             await self.channel.close()
         self._link = None
-        self.state.state, self.state.since_ns = "closed", self._clock.wall_ns()
-        if not self._problems.of(self._item):
-            self._tell(
-                "channel-state", self._item, {"state": "closed", "code": problem.code, "message": problem.message}
-            )
+        self._failures = 1 if self._proved else self._failures + 1
+        self._proved = False
+        pause_s = min(REOPEN_MOST_S, REOPEN_FIRST_S * 2 ** min(self._failures - 1, 10))
+        self._reopen_at_s = asyncio.get_running_loop().time() + pause_s * self._rng.uniform(*REOPEN_JITTER)
+        if self.state.state != "closed" or not self.state.since_ns:
+            self.state.state, self.state.since_ns = "closed", self._clock.wall_ns()
+        if not self._down:
+            data = {"state": "closed", "code": problem.code, "message": problem.message}
+            self._tell("channel-state", self._item, data)
+        elif self._down != problem.code:
+            self._problems.clear(self._item, self._down)
+        self._down = problem.code
         self._problems.report(self._item, problem)
-        self._refuse_orders(f"channel {self.id} is down")
+        self._orders.refuse(f"channel {self.id} is down", lambda order: not order.patient)
         for device in self.devices.values():
-            await self._silent(device, problem.code)
+            await self._offline(device, problem.code)
 
-    def _refuse_orders(self, why: str) -> None:
-        while self._orders:
-            order = self._orders.popleft()
+    # --- commands -----------------------------------------------------------------------------------------------------
+
+    def _can_go(self, device: str) -> bool:
+        """Tell whether a command to a device may be sent; one that the next swap brings has to wait for it."""
+        state = self.devices.get(device)
+        return state is not None and state.state != "offline"
+
+    async def _write(self, order: WriteOrder) -> None:
+        loop = asyncio.get_running_loop()
+        device = self.devices[order.device]
+        began_s = loop.time()
+        try:
+            written = await self._guard(device.protocol.write(self._lent(), order.point, order.value))
+        except LinkProblem as problem:
+            order.fail(problem)
+            raise
+        except Problem as problem:
+            order.fail(problem)
+            self._proved = self._proved or (isinstance(problem, DeviceProblem) and problem.alive)
+        else:
+            self._proved = True
             if not order.done.done():
-                order.done.set_exception(Problem("command-refused", why))
+                order.done.set_result(written)
+        finally:
+            order.fail(Problem("command-unknown", "it was interrupted; whether it was executed is not known"))
+            self.state.busy_s += loop.time() - began_s
+        self._schedule.soon(device, order.point, loop.time())
 
     # --- devices ------------------------------------------------------------------------------------------------------
 
-    def _swap_devices(self) -> None:
+    def swap_devices(self) -> None:
+        """Carry out `set_devices`; between transactions, or when the task is over."""
         if self._swap is None:
             return
         wanted, self._swap = self._swap, None
-        now_s = asyncio.get_running_loop().time()
         gone = {name for name, device in self.devices.items() if wanted.get(name) is not device.protocol}
-        self._due = [due for due in self._due if due.device.id not in gone]
+        self._schedule.remove(gone)
+        self._orders.refuse(
+            "device-removed: its configuration changed", lambda o: o.device in gone or o.device not in wanted
+        )
         for name in gone:
-            del self.devices[name]
+            device = self.devices.pop(name)
+            for item in (device.item, *(f"{device.item}/{group.name}" for group in device.protocol.groups)):
+                self._problems.clear(item)
+        now_s = asyncio.get_running_loop().time()
         for name, protocol in wanted.items():
-            if name in self.devices:
-                continue
-            device = self.devices[name] = DeviceState(name, protocol, since_ns=self._clock.wall_ns())
-            for group in protocol.groups:
-                period_s = protocol.periods_s[group.name]
-                at_s = now_s + self._rng.uniform(0, min(SPREAD_S, period_s / 2))
-                self._due.append(Due(at_s, self._next_order(), device, group, period_s))
-        heapq.heapify(self._due)
-        kept = deque(order for order in self._orders if order.device in self.devices)
-        for order in set(map(id, self._orders)) - set(map(id, kept)):
-            for lost in self._orders:
-                if id(lost) == order and not lost.done.done():
-                    lost.done.set_exception(Problem("command-refused", f"device-removed: {lost.device}"))
-        self._orders = kept
+            if name not in self.devices:
+                self.devices[name] = DeviceState(name, protocol, since_ns=self._clock.wall_ns())
+                self._schedule.add(self.devices[name], now_s, lambda s: self._rng.uniform(0, min(SPREAD_S, s / 2)))
 
-    def _next_order(self) -> int:
-        self._counter += 1
-        return self._counter
+    def _lent(self) -> ByteLink:
+        return typing.cast(ByteLink, self._link)  # None goes to protocols without a channel only
+
+    async def _guard(self, work: Awaitable[T]) -> T:
+        """Await what a protocol does; its defect costs its device a problem "bug", never the channel."""
+        try:
+            return await work
+        except Problem:
+            raise
+        except Exception as defect:
+            bug = DeviceProblem("bug", repr(defect), "Please report it; `journalctl -u fluxedge` has more.", alive=True)
+            raise bug from defect
 
     async def _read(self, due: Due) -> None:
-        """Read one group, deliver its round, plan its next read."""
+        """Read one group, plan its next read, deliver its round."""
         loop = asyncio.get_running_loop()
-        device = due.device
+        device, group = due.device, due.group
         began_s = loop.time()
         device.reads += 1
         try:
-            round_ = await device.protocol.read(typing.cast(ByteLink, self._link), due.group)
+            read = await self._guard(device.protocol.read(self._lent(), group))
+            if not isinstance(read, Round) or read.group is not group:
+                raise DeviceProblem("bug", f"{group.name} was asked for, {read!r:.100} returned", alive=True)
         except DeviceProblem as problem:
-            await self._failed(device, due.group, problem)
-        except LinkProblem:
-            due.at_s = loop.time()
-            heapq.heappush(self._due, due)
-            raise
-        except Exception as defect:  # one device's bug must not stop its channel
-            _log.exception("reading %s/%s", device.id, due.group.name)
-            await self._failed(device, due.group, DeviceProblem("bug", f"{due.group.name}: {defect!r}", alive=True))
+            ended_s = loop.time()
+            self.state.busy_s += ended_s - began_s
+            if not problem.alive:
+                await self._silence(device, problem)
+                return
+            self._refused(device, group, problem)
+            read = self._empty(group, Quality.BAD)
         else:
-            device.latency_s = loop.time() - began_s
+            ended_s = loop.time()
+            device.latency_s = ended_s - began_s
+            self.state.busy_s += device.latency_s
             self._answered(device)
-            partial = getattr(device.protocol, "partial", None)
-            if partial is not None:
-                self._problems.report(device.item, partial)
-            elif self._problems.of(device.item):
-                self._problems.clear(device.item)
+            partial = device.protocol.partial
+            if partial is not None or device.codes:
+                self._judge(device, group.name, partial)
             if not self._clock.trusted():
-                round_ = unsynced(round_)
-            await self._emit(self.id, round_)
-        self.state.busy_s += loop.time() - began_s
-        self._plan_next(due, loop.time())
+                read = unsynced(read)
+        missed = self._schedule.done(due, ended_s)
+        device.overruns += missed
+        self._judge_rhythm(missed, ended_s)
+        await self._emit(self.id, read)
 
-    def _plan_next(self, due: Due, now_s: float) -> None:
-        """Keep the rhythm; skip periods that have passed; stretch the interval of a silent device."""
-        factor = min(DEMOTION_MOST, 2 ** min(due.device.silent_rounds, 5))
-        due.at_s += due.period_s * factor
-        if due.at_s < now_s:
-            missed = int((now_s - due.at_s) / due.period_s) + 1
-            due.device.overruns += missed
-            due.at_s += missed * due.period_s
-        due.order = self._next_order()
-        heapq.heappush(self._due, due)
+    async def _probe(self, probe: Probe) -> None:
+        """Ask a silent device whether it is back; a command ends the wait."""
+        loop = asyncio.get_running_loop()
+        device = probe.device
+        began_s = loop.time()
+        try:
+            async with asyncio.timeout(None) as self._probing:
+                await self._guard(device.protocol.check_link(self._lent(), device.probe_timeout_s))
+        except TimeoutError:  # a command is waiting; the probe is due again
+            return
+        except DeviceProblem as problem:
+            if not problem.alive:
+                self._schedule.note_probe(loop.time())
+                device.probes += 1
+                await self._silence(device, problem)
+                return
+        finally:
+            self._probing = None
+            self.state.busy_s += loop.time() - began_s
+        self._schedule.note_probe(loop.time())
+        self._schedule.restore(device, loop.time())
+
+    def _judge(self, device: DeviceState, group: str, problem: DeviceProblem | None) -> None:
+        """Keep one standing problem for each group ("" = the device as a whole), and none that is over."""
+        before = device.codes.pop(group, "")
+        if problem is not None:
+            if problem.code == "bug" and before != "bug":
+                _log.error("%s, group %s", device.item, group, exc_info=problem.__cause__)
+            device.codes[group] = problem.code
+            self._problems.report(device.item, problem)
+        if before and before not in device.codes.values():
+            self._problems.clear(device.item, before)
+
+    def _judge_rhythm(self, missed: int, now_s: float) -> None:
+        found = self._overruns.note(missed, now_s)
+        if found:
+            hint = "Read less often, raise the baud rate, or split the line."
+            self._problems.report(self._item, Problem("overrun", f"channel {self.id}: {found}", hint))
+        elif found == "":
+            self._problems.clear(self._item, "overrun")
 
     def _answered(self, device: DeviceState) -> None:
-        device.silent_rounds = 0
+        self._proved = True
+        device.silent_rounds = device.probes = 0
         device.last_answer_ns = self._clock.wall_ns()
+        if "" in device.codes:
+            self._judge(device, "", None)
         if device.state != "ok":
             if device.state == "offline":
                 self._tell("device-state", device.item, {"state": "ok"})
-            device.state, device.since_ns = "ok", self._clock.wall_ns()
+            device.state, device.since_ns = "ok", device.last_answer_ns
 
-    async def _failed(self, device: DeviceState, group: Group, problem: DeviceProblem) -> None:
-        self._problems.report(device.item, problem)
-        if problem.alive:
+    def _refused(self, device: DeviceState, group: Group, problem: DeviceProblem) -> None:
+        """Take in an exception reply, which proves the device alive, or a defect, which proves nothing."""
+        if problem.code != "bug":
             device.exceptions += 1
             self._answered(device)
-            await self._emit(self.id, self._empty(group, Quality.BAD))
-            return
+        self._judge(device, group.name, problem)
+
+    async def _silence(self, device: DeviceState, problem: DeviceProblem) -> None:
+        """Take in that a device did not answer: it is OFFLINE, and asked less often."""
         device.silent += 1
         device.silent_rounds += 1
-        await self._silent(device, problem.code)
+        self._schedule.park(device, asyncio.get_running_loop().time())
+        for group in [name for name in device.codes if name]:
+            self._judge(device, group, None)
+        self._judge(device, "", problem)
+        await self._offline(device, problem.code)
 
-    async def _silent(self, device: DeviceState, code: str) -> None:
+    async def _offline(self, device: DeviceState, code: str) -> None:
         """Say once that a device is OFFLINE: an event, and a round without values for each of its groups."""
         if device.state == "offline":
             return
         device.state, device.since_ns = "offline", self._clock.wall_ns()
+        self._orders.refuse(f"{device.id} is offline", lambda o: o.device == device.id and not o.patient)
         self._tell("device-state", device.item, {"state": "offline", "code": code})
         for group in device.protocol.groups:
             await self._emit(self.id, self._empty(group, Quality.OFFLINE))
 
     def _empty(self, group: Group, quality: Quality) -> Round:
-        flags = 0 if self._clock.trusted() else int(Flag.CLOCK_UNSYNCED)
+        flags = 0 if self._clock.trusted() else _UNSYNCED
         return group.silent_round(quality, self._clock.wall_ns(), self._clock.mono_ns(), flags)
-
-    async def _write(self, order: WriteOrder) -> None:
-        loop = asyncio.get_running_loop()
-        if order.done.done():
-            return
-        if loop.time() > order.deadline_s:
-            order.done.set_exception(Problem("command-refused", "expired before it could be sent"))
-            return
-        device = self.devices[order.device]
-        began_s = loop.time()
-        try:
-            written = await device.protocol.write(typing.cast(ByteLink, self._link), order.point, order.value)
-        except LinkProblem as problem:
-            order.done.set_exception(problem)
-            raise
-        except Problem as problem:
-            order.done.set_exception(problem)
-        except Exception as defect:  # one device's bug must not stop its channel
-            _log.exception("writing %s.%s", order.device, order.point)
-            order.done.set_exception(Problem("bug", repr(defect)))
-        else:
-            if not order.done.done():
-                order.done.set_result(written)
-            self._poll_soon(device, order.point)
-        self.state.busy_s += loop.time() - began_s
-
-    def _poll_soon(self, device: DeviceState, point: str) -> None:
-        """Read the group of a written point early, so that the new value shows."""
-        for due in self._due:
-            if due.device is device and point in due.group.names:
-                due.at_s = asyncio.get_running_loop().time()
-        heapq.heapify(self._due)

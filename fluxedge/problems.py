@@ -3,8 +3,7 @@
     Problem(code, sentence, hint)
      |- ConfigProblem   never   the user's file is wrong       -> the item goes on as its last good version
      |- LinkProblem     later   a channel or a broker is down  -> reopen with back-off
-     |- DeviceProblem   later   the peer is silent or wrong    -> keep the channel, this device is OFFLINE or BAD
-     `- PluginProblem   bench   a plugin or a rule misbehaved  -> bench it, data flows on
+     `- DeviceProblem   later   the peer is silent or wrong    -> keep the channel, this device is OFFLINE or BAD
     Refused             these records can never go upstream    -> quarantine, the cursor passes
 
 Every code is a row of CODES; docs/problems.md explains each (a test holds that). Code that meets trouble raises a
@@ -24,6 +23,7 @@ CODES: dict[str, str] = {
     "config-invalid": "A value in a configuration file cannot be used.",
     "using-last-good": "A file is wrong; its last good version goes on.",
     "restart-needed": "A changed setting takes effect at the next start only.",
+    "config-unwatched": "Changed configuration files are not noticed by themselves.",
     "credential-missing": "A secret that a file names does not exist or cannot be read.",
     # channels
     "link-down": "A channel cannot be opened, or its connection was lost.",
@@ -70,7 +70,6 @@ CODES: dict[str, str] = {
     # API
     "api-unavailable": "The API's socket or TCP address cannot be opened.",
     # programs
-    "plugin-benched": "A plugin or a rule misbehaved and was taken out of service.",
     "bug": "A defect of fluxedge; the item it hit goes on as well as it can.",
 }
 
@@ -117,10 +116,6 @@ class DeviceProblem(Problem):
     def __init__(self, code: str, message: str, hint: str = "", *, alive: bool = False) -> None:
         super().__init__(code, message, hint)
         self.alive = alive
-
-
-class PluginProblem(Problem):
-    """Bench: a plugin or a rule misbehaved; data flows on without it."""
 
 
 class Refused(Exception):

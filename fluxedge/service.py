@@ -16,8 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fluxedge import apply, journal
+from fluxedge.api.server import ApiServer
+from fluxedge.api.sockets import socket_path
 from fluxedge.app import Gateway
 from fluxedge.clock import Clock
+from fluxedge.commands import Request, Result
 from fluxedge.config import last_good, watch
 from fluxedge.config.load import Layout, Loaded, load
 from fluxedge.config.mistakes import Mistake
@@ -56,17 +59,18 @@ class Service:
         self.state_dir = state_dir
         self.loaded: Loaded | None = None
         self.gateway: Gateway | None = None
+        self.api: ApiServer | None = None
         self._clock = clock
         self._reloading = asyncio.Lock()
         self._stop = asyncio.Event()
-        self._complained: set[str] = set()  # items of configuration problems that stand
+        self._complained: set[tuple[str, str]] = set()  # (item, code) of configuration problems that stand
 
     async def run(self, started: Callable[[Service], typing.Any] | None = None) -> int:
         """Run until a signal; return the exit code. `started` is called when the gateway polls.
 
         Raises:
             BadConfig: nothing can be started.
-            LinkProblem: the log cannot be opened.
+            LinkProblem: the log or the API's socket cannot be opened.
         """
         loaded = load_all(self.layout)
         self._tell(loaded)
@@ -81,6 +85,11 @@ class Service:
         try:
             await gateway.start()
             self._applied(loaded)
+            cfg = loaded.config.api
+            api = self.api = ApiServer(
+                gateway, socket_path(cfg.socket, self.state_dir), cfg.listen, gateway.owner.spawn, Request, Result
+            )
+            await api.start()
             gateway.owner.spawn(self._watch_files(), "config-watch")
             gateway.owner.spawn(self._tell_systemd(), "systemd")
             if started is not None:
@@ -91,7 +100,10 @@ class Service:
             journal.notify("STOPPING=1")
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.remove_signal_handler(number)
-            await gateway.stop()
+            if self.api is not None:
+                await self.api.stop()
+            async with self._reloading:  # a reload in progress ends first
+                await gateway.stop()
 
     def stop(self) -> None:
         """Ask `run` to return."""
@@ -120,10 +132,9 @@ class Service:
                 steps = await self.gateway.apply(loaded.config)
                 self._applied(loaded)
             journal.notify("READY=1")
-        parts = (("channel", steps.channels), ("device", steps.devices), ("uplink", steps.uplinks))
         return Reloaded(
-            started=tuple(f"{kind}:{name}" for kind, part in parts for name in part.start),
-            stopped=tuple(f"{kind}:{name}" for kind, part in parts for name in part.stop),
+            started=tuple(steps.started),
+            stopped=tuple(steps.stopped),
             restart_needed=steps.restart_needed,
             mistakes=loaded.mistakes,
             kept=loaded.kept,
@@ -141,11 +152,12 @@ class Service:
             text = f"{exc.filename}: {exc.strerror}: the last good version is not kept"
             problems.report("config", Problem("log-write-failed", text, "Is the disk full or read-only?"))
         found = _problems_of(loaded)
-        for item in self._complained - found.keys():
-            problems.clear(item)
+        complaints = {(item, problem.code) for item, problem in found.items()}
+        for item, code in self._complained - complaints:
+            problems.clear(item, code)
         for item, problem in found.items():
             problems.report(item, problem)
-        self._complained = set(found)
+        self._complained = complaints
         running = self.gateway.restart_needed
         if running:
             problems.report("config:restart", ConfigProblem("restart-needed", f"changed: {', '.join(running)}"))
@@ -166,8 +178,15 @@ class Service:
             self.gateway.owner.spawn(self.reload(), "reload")
 
     async def _watch_files(self) -> None:
-        async for _ in watch.changes(self.layout, self._stop):
-            await self.reload()
+        assert self.gateway is not None
+        try:
+            async for _ in watch.changes(self.layout, self._stop):
+                await self.reload()
+        except OSError as exc:  # for instance, no inotify watch is left
+            hint = "Changes are applied by `fluxedge reload`; look at fs.inotify.max_user_watches, then restart."
+            self.gateway.problems.report(
+                "config", ConfigProblem("config-unwatched", f"files are not watched: {exc}", hint)
+            )
 
     async def _tell_systemd(self) -> None:
         """Feed the watchdog while turns come back from the writer; keep the STATUS line."""

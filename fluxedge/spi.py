@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from fluxedge.columns import Value
 from fluxedge.model import Group, Lane, Round
+from fluxedge.problems import DeviceProblem
 
 T = typing.TypeVar("T")
 Match = Callable[[bytes], "tuple[int, T | None]"]
@@ -38,8 +39,12 @@ class Reply(typing.Generic[T]):
 class ByteLink(typing.Protocol):
     """An open channel carrying bytes. Opened, closed and timed by the poller, never by a protocol."""
 
-    async def exchange(self, request: bytes, match: Match[T], *, timeout_s: float, reply_bytes: int = 0) -> Reply[T]:
+    async def exchange(
+        self, request: bytes, match: Match[T], *, timeout_s: float, reply_bytes: int = 0, pause_s: float = 0.0
+    ) -> Reply[T]:
         """Drop unread input, keep the obligatory gap, send `request`, return what `match` finds.
+
+        `pause_s` is silence that the device wants before this request, besides the line's own gap.
 
         `reply_bytes` is the length of a regular answer where the framing cannot tell a late reply from a fresh one
         (RTU); 0 where it can (TCP has transaction ids). After a timeout the next answer of that length is `suspect`.
@@ -50,8 +55,8 @@ class ByteLink(typing.Protocol):
         """
         ...
 
-    async def send(self, request: bytes) -> None:
-        """Keep the obligatory gap and send without waiting for an answer (broadcasts).
+    async def send(self, request: bytes, *, pause_s: float = 0.0) -> None:
+        """Keep the obligatory gap and `pause_s`, and send without waiting for an answer (broadcasts).
 
         Raises:
             LinkProblem: the channel closed.
@@ -71,6 +76,10 @@ class Channel(typing.Protocol):
         Raises:
             LinkProblem: it cannot be opened now; the hint says what is in the way.
         """
+        ...
+
+    def is_open(self) -> bool:
+        """Tell whether the wire is open, as far as is known: a peer may have closed it while nobody asked."""
         ...
 
     async def close(self) -> None:
@@ -93,6 +102,8 @@ class Protocol(typing.Protocol):
 
     groups: tuple[Group, ...]
     periods_s: dict[str, float]  # group name -> seconds between reads
+    timeout_s: float  # how long an answer is awaited; 0 where nobody is asked
+    partial: DeviceProblem | None  # of the latest read: why a part of its round is not GOOD
 
     async def read(self, link: ByteLink, group: Group) -> Round:
         """Read one group.
@@ -120,8 +131,8 @@ class Protocol(typing.Protocol):
         """
         ...
 
-    async def check_link(self, link: ByteLink) -> None:
-        """Ask the cheapest question that proves the device alive (probe of a silent device).
+    async def check_link(self, link: ByteLink, timeout_s: float | None = None) -> None:
+        """Ask the cheapest question that proves the device alive, once; `timeout_s` instead of the device's own.
 
         Raises:
             DeviceProblem: silent.
@@ -155,6 +166,7 @@ class UplinkCommand(typing.NamedTuple):
     payload: bytes
     reply_topic: str
     correlation: bytes
+    retained: bool = False  # it was said once and is told to everybody who connects: not to be carried out
 
 
 class Uplink(typing.Protocol):

@@ -15,12 +15,15 @@ class TaskOwner:
     def __init__(self, failed: Failed) -> None:
         self._failed = failed
         self._tasks: set[asyncio.Task[typing.Any]] = set()
+        self._closed = False
 
     def spawn(self, work: Coroutine[typing.Any, typing.Any, typing.Any], name: str) -> asyncio.Task[typing.Any]:
-        """Start `work`; what escapes from it is told to `failed`, once."""
+        """Start `work`; what escapes from it is told to `failed`, once. After `close` it is cancelled at once."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        if self._closed:
+            task.cancel()
         return task
 
     def names(self) -> list[str]:
@@ -33,12 +36,12 @@ class TaskOwner:
         await asyncio.wait([task])
 
     async def close(self) -> None:
-        """Cancel all tasks and wait for their end."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        """Cancel all tasks, those too that others start while they end, and wait for their end."""
+        self._closed = True
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(list(self._tasks))
 
     def _done(self, task: asyncio.Task[typing.Any]) -> None:
         self._tasks.discard(task)

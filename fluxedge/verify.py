@@ -16,11 +16,15 @@ from fluxedge.log.ranges import RangeSet
 Stream = tuple[str, int, str]  # gateway, epoch, lane
 
 
+Seq = typing.Annotated[int, msgspec.Meta(ge=1)]
+
+
 class _Gap(msgspec.Struct):
     epoch: int
     lane: str
-    lo: int
-    hi: int
+    lo: Seq
+    hi: Seq
+    uplink: str = ""
     why: str = ""
 
 
@@ -29,13 +33,21 @@ class _EventRecord(msgspec.Struct):
     data: dict[str, typing.Any] = {}
 
 
+class _Group(msgspec.Struct):
+    rows: list[msgspec.Raw]
+
+
 class _Envelope(msgspec.Struct):
     gateway: str
     epoch: int
-    lane: str
-    seq: int
-    n: int
+    lane: typing.Literal["rounds", "events"]
+    seq: Seq
+    n: Seq
     records: list[msgspec.Raw] = []
+    groups: list[_Group] = []
+
+    def holds_what_it_says(self) -> bool:
+        return self.n == len(self.records) + sum(len(group.rows) for group in self.groups)
 
 
 @dataclass(slots=True)
@@ -78,7 +90,9 @@ class Ledger:
 class Verifier:
     """Take messages in, keep a ledger per stream."""
 
-    def __init__(self) -> None:
+    def __init__(self, uplink: str = "") -> None:
+        """Count the gaps of one uplink only: what another uplink lost should have come here. Empty = of all."""
+        self._uplink = uplink
         self.ledgers: dict[Stream, Ledger] = {}
         self.unreadable = 0  # messages that are none of ours
 
@@ -86,7 +100,10 @@ class Verifier:
         """Note one message; tell whether it was one of ours."""
         try:
             envelope = msgspec.json.decode(payload, type=_Envelope)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            self.unreadable += 1
+            return False
+        if not envelope.holds_what_it_says():
             self.unreadable += 1
             return False
         self._ledger(envelope.gateway, envelope.epoch, envelope.lane).take(envelope.seq, envelope.seq + envelope.n - 1)
@@ -104,7 +121,8 @@ class Verifier:
         except msgspec.MsgspecError:
             self.unreadable += 1
             return
-        self._ledger(gateway, gap.epoch, gap.lane).gaps.add(gap.lo, gap.hi)
+        if not self._uplink or gap.uplink == self._uplink:
+            self._ledger(gateway, gap.epoch, gap.lane).gaps.add(gap.lo, gap.hi)
 
     def _ledger(self, gateway: str, epoch: int, lane: str) -> Ledger:
         return self.ledgers.setdefault((gateway, epoch, lane), Ledger())

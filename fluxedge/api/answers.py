@@ -102,7 +102,7 @@ class UplinkAnswer(Answer, frozen=True, kw_only=True):
     bytes: int
     sessions: int
     refused: int  # records in quarantine since the start
-    gap_records: int  # records given up as announced gaps, as far as the log remembers
+    gap_records: int | None  # records given up as announced gaps, as far as the log remembers; None = not known
     last_ack_us: int
     ack_latency_ms: float  # of the latest message: its oldest record's stamp to its acknowledgement
     autonomy_h: float | None  # until the log would have to drop what it has not delivered; None = not known yet
@@ -114,7 +114,7 @@ class LaneHeld(Answer, frozen=True, kw_only=True):
     lane: str
     records: int
     head: int  # last seq of the present epoch
-    oldest_us: int  # when its oldest segment was begun
+    oldest_us: int  # the earliest stamp
     bytes: int  # stored bodies
 
 

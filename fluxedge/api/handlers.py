@@ -99,7 +99,7 @@ async def post_command(ask: Ask) -> web.StreamResponse:
     """Answer 200 with what became of the command, refused ones included: the fate is in the answer's `state`."""
     try:
         request = msgspec.json.decode(await ask.http.read(), type=ask.parts.request_type)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         hint = 'For instance {"device": "boiler", "point": "setpoint", "value": 60}.'
         raise ApiError("bad-request", f"this is no command: {exc}", hint) from exc
     result = await ask.view.commander.run(ask.principal, request)

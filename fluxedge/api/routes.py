@@ -14,11 +14,13 @@ from aiohttp import web
 
 from fluxedge.api.lag import Sampler
 from fluxedge.api.live import Live
+from fluxedge.api.readers import Readers
 from fluxedge.api.view import GatewayView
 from fluxedge.permissions import Principal
 
 PREFIX = "/api/v1"
 JSON, JSON_LINES, EVENTS = "application/json", "application/jsonl", "text/event-stream"
+CSV = "text/csv"
 OPENMETRICS = "application/openmetrics-text"
 
 Shape = typing.Any  # a type that msgspec can describe: a struct, list[struct], ...
@@ -31,6 +33,7 @@ class Parts:
     view: GatewayView
     sampler: Sampler
     live: Live
+    readers: Readers
     request_type: type[msgspec.Struct]  # of a command
     result_type: type[msgspec.Struct]
 

@@ -15,6 +15,7 @@ from fluxedge.api.errors import ApiError, plain_errors
 from fluxedge.api.lag import Sampler
 from fluxedge.api.live import Live
 from fluxedge.api.principals import Doorkeeper
+from fluxedge.api.readers import Readers
 from fluxedge.api.routes import Ask, Parts, Route
 from fluxedge.api.table import ROUTES
 from fluxedge.api.view import GatewayView
@@ -46,7 +47,7 @@ class ApiServer:
         self._spawn = spawn
         self.live = Live(view.latest)
         self.sampler = Sampler(lambda: view.log.stored_bytes)
-        self.parts = Parts(view, self.sampler, self.live, request_type, result_type)
+        self.parts = Parts(view, self.sampler, self.live, Readers(), request_type, result_type)
         self.doorkeeper = Doorkeeper()
         self.tcp_port = 0  # where TCP listens; 0 = it does not
         self._loopback_only = False

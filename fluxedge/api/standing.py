@@ -120,13 +120,13 @@ def log(view: GatewayView, sampler: Sampler) -> LogAnswer:
     disk = os.statvfs(view.log.path.parent)
     lanes = []
     for lane in Lane:
-        mine = [segment for segment in held if segment.lane is lane]
+        mine = [segment for segment in held if segment.lane is lane and segment.last >= segment.first]
         lanes.append(
             LaneHeld(
                 lane=lane.label,
                 records=sum(segment.last - segment.first + 1 for segment in mine),
                 head=view.log.heads[lane],
-                oldest_us=mine[0].created_ms * 1000 if mine else 0,
+                oldest_us=min((segment.from_ns for segment in mine), default=0) // 1000,
                 bytes=sum(segment.body_bytes for segment in mine),
             )
         )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import typing
+
 from aiohttp import web
 
-from fluxedge.api import handlers, openapi
+from fluxedge.api import handlers, logs, openapi
 from fluxedge.api.answers import (
     ChannelAnswer,
     DeviceAnswer,
@@ -16,7 +18,7 @@ from fluxedge.api.answers import (
     UplinkAnswer,
     VersionAnswer,
 )
-from fluxedge.api.routes import EVENTS, OPENMETRICS, PREFIX, Ask, Param, Route, json_response
+from fluxedge.api.routes import EVENTS, JSON_LINES, OPENMETRICS, PREFIX, Ask, Param, Route, json_response
 from fluxedge.permissions import COMMAND, CONFIGURE, READ
 
 _DEVICE = Param("device", "only this device")
@@ -76,11 +78,22 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "GET",
+        f"{PREFIX}/log",
+        READ,
+        logs.get_log,
+        "Records of the log, one a line.",
+        dict[str, typing.Any],
+        JSON_LINES,
+        params=logs.PARAMS,
+        errors=("bad-request", "too-many", "not-available"),
+    ),
+    Route(
+        "GET",
         f"{PREFIX}/config",
         READ,
         handlers.get_config,
         "The configuration in effect; secrets are hidden.",
-        dict[str, object],
+        dict[str, typing.Any],
     ),
     Route(
         "POST",
@@ -101,6 +114,6 @@ ROUTES: tuple[Route, ...] = (
         ReloadAnswer,
         errors=("config-refused", "not-available"),
     ),
-    Route("GET", f"{PREFIX}/openapi.json", READ, get_openapi, "This description.", dict[str, object]),
+    Route("GET", f"{PREFIX}/openapi.json", READ, get_openapi, "This description.", dict[str, typing.Any]),
     Route("GET", "/metrics", READ, handlers.get_metrics, "Counters and gauges in OpenMetrics.", None, OPENMETRICS),
 )

@@ -9,7 +9,9 @@ from fluxedge.api.answers import LaneBehind, LogAnswer, UplinkAnswer
 from fluxedge.api.lag import Sampler
 from fluxedge.api.view import GatewayView
 from fluxedge.log.body import DamagedBody, Row, records
+from fluxedge.log.losses import lost_records
 from fluxedge.model import OPEN_END, Group, Lane
+from fluxedge.problems import LinkProblem
 
 _DISK_FACTOR = 1.25  # bytes on the disk per byte of bodies while too little is stored to measure; a guess
 _ENOUGH_BYTES = 1 << 20  # of bodies, to measure it
@@ -18,7 +20,13 @@ _ENOUGH_BYTES = 1 << 20  # of bodies, to measure it
 async def answers(view: GatewayView, sampler: Sampler) -> list[UplinkAnswer]:
     """Return every configured uplink."""
     held = standing.log(view, sampler)
-    return [await _answer(view, name, held) for name in sorted(view.forwarders)]
+    if not view.forwarders:
+        return []
+    try:
+        lost = await lost_records(view.log.path)
+    except LinkProblem:  # not known; the log's own problem stands already
+        lost = None
+    return [await _answer(view, name, held, lost) for name in sorted(view.forwarders)]
 
 
 def behind_records(view: GatewayView, uplink: str, lane: Lane) -> int:
@@ -30,7 +38,7 @@ def behind_records(view: GatewayView, uplink: str, lane: Lane) -> int:
     )
 
 
-async def _answer(view: GatewayView, name: str, held: LogAnswer) -> UplinkAnswer:
+async def _answer(view: GatewayView, name: str, held: LogAnswer, lost: dict[str, int] | None) -> UplinkAnswer:
     forwarder = view.forwarders[name]
     counters = forwarder.counters
     cfg = view.config.uplinks[name]
@@ -54,7 +62,7 @@ async def _answer(view: GatewayView, name: str, held: LogAnswer) -> UplinkAnswer
         bytes=counters.payload_bytes,
         sessions=counters.sessions,
         refused=counters.refused,
-        gap_records=0,
+        gap_records=None if lost is None else lost.get(name, 0),
         last_ack_us=counters.last_ack_ns // 1000,
         ack_latency_ms=round(counters.ack_latency_ns / 1e6, 1),
         autonomy_h=autonomy_h(view, held, lanes),
@@ -76,7 +84,11 @@ async def _oldest_us(view: GatewayView, uplink: str, lane: Lane) -> int:
             except DamagedBody:
                 return 0
 
-        if stamp_ns := await log.read(epoch, lane, lo, 1, first_stamp):
+        try:
+            stamp_ns = await log.read(epoch, lane, lo, 1, first_stamp)
+        except LinkProblem:  # this part is damaged
+            continue
+        if stamp_ns:
             return stamp_ns // 1000
     return 0
 

@@ -84,7 +84,9 @@ class Link(asyncio.Protocol):
 
     # --- what a protocol calls ---
 
-    async def exchange(self, request: bytes, match: Match[T], *, timeout_s: float, reply_bytes: int = 0) -> Reply[T]:
+    async def exchange(
+        self, request: bytes, match: Match[T], *, timeout_s: float, reply_bytes: int = 0, pause_s: float = 0.0
+    ) -> Reply[T]:
         """Send `request`, return what `match` finds. See spi.ByteLink.
 
         `timeout_s` is the device's time: what both frames spend on a serial line is added.
@@ -92,8 +94,10 @@ class Link(asyncio.Protocol):
         suspect = False
         self._claim()
         try:
+            if pause_s and self._gap is None:
+                self._begin_gaps()
             if self._gap is not None:
-                suspect = await self._fall_silent(request[0], reply_bytes, timeout_s)
+                suspect = await self._fall_silent(request[0], reply_bytes, timeout_s, pause_s)
             waiter = self._waiter = self._loop.create_future()
             self._match = match
             self._write(request)
@@ -120,17 +124,24 @@ class Link(asyncio.Protocol):
             self._tally.suspects += suspect
         return Reply(answer, self._at_ns, self._mono_ns, suspect)
 
-    async def send(self, request: bytes) -> None:
+    async def send(self, request: bytes, *, pause_s: float = 0.0) -> None:
         """Send without waiting for an answer. See spi.ByteLink."""
         self._claim()
         try:
+            if pause_s and self._gap is None:
+                self._begin_gaps()
             if self._gap is not None:
-                await self._fall_silent(request[0], 0, self._timing.resync_s)
+                await self._fall_silent(request[0], 0, self._timing.resync_s, pause_s)
             self._write(request)
         finally:
             self._release()
 
     # --- what the channel calls ---
+
+    @property
+    def usable(self) -> bool:
+        """Tell whether nothing is known to be wrong with the wire."""
+        return self._failure is None
 
     def abort(self) -> None:
         """Close the wire without waiting; `closed` tells when it is gone."""
@@ -197,6 +208,11 @@ class Link(asyncio.Protocol):
             self.closed.set_result(None)
 
     # --- inside ---
+
+    def _begin_gaps(self) -> None:
+        """Keep silence from now on, although the line itself needs none: a device wants to be asked slowly."""
+        self._gap = GapTimer(self._loop)
+        self._quiet_since_s = time.monotonic()
 
     def _claim(self) -> None:
         if self._failure is not None:
@@ -265,7 +281,7 @@ class Link(asyncio.Protocol):
             if reply_bytes:
                 self._late.missed(unit, reply_bytes, timeout_s, now_s)
 
-    async def _fall_silent(self, unit: int, reply_bytes: int, timeout_s: float) -> bool:
+    async def _fall_silent(self, unit: int, reply_bytes: int, timeout_s: float, pause_s: float) -> bool:
         """Wait for the silence that the next request needs; tell whether its answer could be a late one.
 
         Raises:
@@ -274,10 +290,11 @@ class Link(asyncio.Protocol):
         assert self._gap is not None
         begun_s = now_s = time.monotonic()
         quarantine_s = self._late.quarantine_until_s(unit, reply_bytes)
+        gap_s = self._timing.gap_s + pause_s
         give_up_s = max(now_s, self._quiet_since_s, quarantine_s) + max(timeout_s, self._timing.resync_s)
-        give_up_s += 2 * self._timing.gap_s
+        give_up_s += 2 * gap_s
         while self._failure is None:
-            silence_s = self._timing.gap_s if self._settled else max(self._timing.gap_s, self._timing.resync_s)
+            silence_s = gap_s if self._settled else max(gap_s, self._timing.resync_s)
             due_s = max(self._quiet_since_s + silence_s, quarantine_s)
             if now_s >= due_s:
                 if self._timing.resync_s == 0 or not self._unread():
@@ -325,6 +342,10 @@ class WireChannel:
         await self.close()
         self._link = await self._connect()
         return self._link
+
+    def is_open(self) -> bool:
+        """Tell whether the wire is open, as far as is known. See spi.Channel."""
+        return self._link is not None and self._link.usable
 
     async def close(self) -> None:
         """Close the wire and wait until it is gone; harmless when it is not open."""

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from fluxedge.mqtt import Incoming, Session, Settings
 from fluxedge.problems import LinkProblem
 
+FIRST_CONNECT_S = 4.0
+
 
 async def connect(settings: Settings, on_message: Callable[[Incoming], None] | None = None) -> Session:
     """Return an open session.
@@ -15,7 +17,10 @@ async def connect(settings: Settings, on_message: Callable[[Incoming], None] | N
     Raises:
         LinkProblem: what is in the way.
     """
-    session = Session(settings, on_message)
+    first = settings
+    if settings.version == "5":  # one that knows 3.1.1 only may say nothing at all: then ask again soon
+        first = dataclasses.replace(settings, connect_s=min(settings.connect_s, FIRST_CONNECT_S))
+    session = Session(first, on_message)
     try:
         await session.open()
     except LinkProblem as problem:

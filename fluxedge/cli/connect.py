@@ -14,8 +14,8 @@ import time
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
-from fluxedge.app import tls_context
 from fluxedge.apply import build, by_channel, made_of
 from fluxedge.channels import open_channel
 from fluxedge.cli import broker
@@ -26,6 +26,7 @@ from fluxedge.config.urls import parse_channel_url
 from fluxedge.mqtt import Settings
 from fluxedge.problems import DeviceProblem, LinkProblem, Problem
 from fluxedge.spi import ByteLink, Channel, Protocol
+from fluxedge.uplinks.tls import tls_context
 
 AT_ONCE = 64  # channels and uplinks
 CHANNEL_S = 60.0
@@ -169,7 +170,7 @@ async def _connect(config: Config, name: str, cfg: UplinkCfg, url: str) -> None:
         version=cfg.version,
         username=cfg.username,
         password=config.secrets.get(cfg.password, ""),
-        tls=tls_context(cfg, url),
+        tls=tls_context(cfg, url, Path("/")),  # the loader has made absolute paths
     )
     session = await broker.connect(settings)
     await session.close()

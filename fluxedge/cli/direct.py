@@ -27,6 +27,7 @@ from fluxedge.config.structs import (
     DriverCfg,
     ModbusOptionsCfg,
     ModbusPointCfg,
+    ModbusType,
     PointOverrideCfg,
 )
 from fluxedge.config.urls import parse_channel_url
@@ -72,6 +73,9 @@ def points_at(
     Raises:
         ConfigProblem: "config-invalid": no such address, or the type does not fit.
     """
+    kinds = typing.get_args(ModbusType)
+    if type_ and type_ not in kinds:
+        raise ConfigProblem("config-invalid", f"--type: {unknown('type', type_, kinds)}")
     kind: typing.Any = type_ or msgspec.UNSET
 
     def driver_of(addresses: Iterable[str]) -> DriverCfg:
@@ -124,15 +128,17 @@ class _Recorder:
         self._link = link
         self._header = 7 if framing == "tcp" else 1  # bytes before the function: MBAP, or the unit
 
-    async def exchange(self, request: bytes, match: Match[T], *, timeout_s: float, reply_bytes: int = 0) -> Reply[T]:
-        reply = await self._link.exchange(request, match, timeout_s=timeout_s, reply_bytes=reply_bytes)
+    async def exchange(
+        self, request: bytes, match: Match[T], *, timeout_s: float, reply_bytes: int = 0, pause_s: float = 0.0
+    ) -> Reply[T]:
+        reply = await self._link.exchange(request, match, timeout_s=timeout_s, reply_bytes=reply_bytes, pause_s=pause_s)
         function, start, count = struct.unpack_from(">BHH", request, self._header)
         if function in _AREAS and isinstance(reply.data, bytes):
             self._keep(_AREAS[function], start, count, reply.data)
         return reply
 
-    async def send(self, request: bytes) -> None:
-        await self._link.send(request)
+    async def send(self, request: bytes, *, pause_s: float = 0.0) -> None:
+        await self._link.send(request, pause_s=pause_s)
 
     def words_of(self, span: Span) -> str:
         """Return what was answered for a point."""

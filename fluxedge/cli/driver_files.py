@@ -63,7 +63,8 @@ def need(layout: Layout, name: str) -> DriverCfg:
     """
     found = find(layout, name)
     if found is None:
-        raise ConfigProblem("config-invalid", unknown("driver", name, names(layout)), "fluxedge drivers ls")
+        text = unknown("driver", name, names(layout))
+        raise ConfigProblem("config-invalid", text, "`fluxedge drivers ls` lists them.")
     if found.driver is None:
         raise ConfigProblem("config-invalid", "\n".join(mistake.text() for mistake in found.mistakes))
     return found.driver

@@ -5,6 +5,7 @@ http.client and not aiohttp: a verb that asks once must not spend a second of a 
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import getpass
 import http.client
@@ -24,6 +25,7 @@ from fluxedge.cli.main import FAILED, NOT_PERMITTED, NOT_RUNNING
 
 API = "/api/v1"
 ANSWER_S = 30.0
+PIECE_BYTES = 1 << 16
 Data = typing.Any  # JSON
 F = typing.TypeVar("F", bound=Callable[..., typing.Any])
 
@@ -34,7 +36,7 @@ class Trouble(click.ClickException):
     def __init__(self, message: str, hint: str = "", exit_code: int = FAILED) -> None:
         super().__init__(message)
         self.hint = hint
-        self.exit_code = exit_code
+        self.exit_code = exit_code  # type: ignore[misc]  # click declares it as the class's; it reads the instance's
 
     def show(self, file: typing.IO[typing.Any] | None = None) -> None:
         click.echo(self.message, file=file, err=True)
@@ -94,6 +96,13 @@ class Daemon:
             yield (line.decode().rstrip("\r\n") for line in response)
 
     @contextlib.contextmanager
+    def text(self, path: str, **query: str) -> Iterator[Iterator[str]]:
+        """Give a long answer in pieces, as it is. Raises as `get`."""
+        with self._ask("GET", _target(path, query), None, ANSWER_S) as response:
+            decode = codecs.getincrementaldecoder("utf-8")().decode
+            yield (decode(piece) for piece in iter(lambda: response.read1(PIECE_BYTES), b""))
+
+    @contextlib.contextmanager
     def events(self, path: str, **query: str) -> Iterator[Iterator[tuple[str, Data]]]:
         """Give server-sent events as (event, data). Raises as `get`."""
         with self.lines(path, **query) as lines:
@@ -144,11 +153,8 @@ def options(verb: F) -> F:
 
     def with_daemon(*args: typing.Any, socket_path: Path | None, state: Path | None, **rest: typing.Any) -> typing.Any:
         daemon = Daemon(places.socket_path(socket_path, state))
-        try:
+        with quiet_pipe():
             return verb(*args, daemon=daemon, **rest)
-        except BrokenPipeError:  # `fluxedge watch | head`: whoever reads has enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return None
 
     with_daemon.__name__ = verb.__name__
     with_daemon.__doc__ = verb.__doc__
@@ -161,6 +167,15 @@ def options(verb: F) -> F:
     ):
         option(with_daemon)
     return typing.cast(F, with_daemon)
+
+
+@contextlib.contextmanager
+def quiet_pipe() -> Iterator[None]:
+    """End without a word when whoever reads our output has enough: `fluxedge watch | head`."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def print_json(data: Data) -> None:

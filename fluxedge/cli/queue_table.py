@@ -18,7 +18,8 @@ def show_queue(found: Data) -> None:
     for uplink in found:
         since = show.age(uplink["connected_since_us"]) if uplink["connected_since_us"] else "-"
         first: list[show.Cell] = [uplink["id"], show.state(uplink["state"]), since]
-        last = [f"{uplink['records']:,}", f"{uplink['refused']:,}", f"{uplink['gap_records']:,}", _autonomy(uplink)]
+        lost = "?" if uplink["gap_records"] is None else f"{uplink['gap_records']:,}"
+        last = [f"{uplink['records']:,}", f"{uplink['refused']:,}", lost, _autonomy(uplink)]
         for lane in uplink["lanes"]:
             oldest = show.age(lane["oldest_us"]) if lane["oldest_us"] else "-"
             rows.append([*first, lane["lane"], f"{lane['records']:,}", oldest, *last])

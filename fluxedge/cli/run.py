@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 from pathlib import Path
@@ -10,6 +11,16 @@ import click
 
 from fluxedge.cli import places
 from fluxedge.cli.main import BAD_CONFIG, FAILED
+
+
+def settle() -> None:
+    """Take what the start made out of the garbage collector's sight; called once, when the gateway polls.
+
+    It lives as long as the process. Full collections that looked at it stopped the loop for 40 to 55 ms, without it
+    for 2 to 16 (measured with 200 to 1,000 devices, 2-core x86-64 VM).
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @click.command()
@@ -36,7 +47,7 @@ def run(config_dir: Path | None, state_dir: Path | None, verbose: bool) -> None:
     layout = Layout.standard(places.config_dir(config_dir), state)
 
     async def main() -> int:
-        return await Service(layout, state).run()
+        return await Service(layout, state).run(lambda _: settle())
 
     try:
         code = uvloop.run(main())

@@ -1,4 +1,4 @@
-"""How the verbs show things: tables and colours on a terminal, aligned plain text elsewhere; times and sizes in words."""
+"""How the verbs show things: tables and colours on a terminal, aligned text elsewhere; times and sizes in words."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def span(seconds: float) -> str:
     if seconds < 1:
         return f"{max(0.0, seconds) * 1000:.0f} ms" if seconds else "0 s"
     left = int(seconds)
-    words = []
+    words: list[str] = []
     for unit, size in _UNITS:
         if left >= size and len(words) < 2:
             words.append(f"{left // size} {unit}")
@@ -108,10 +108,17 @@ def value(point: Data) -> str:
         return "-"
     if point.get("text"):
         return f"{point['text']} ({found})"
-    shown = ("on" if found else "off") if isinstance(found, bool) else number(found)
-    return f"{shown} {point['unit']}" if point.get("unit") else shown
+    shown = number(found)
+    return f"{shown} {unit}" if (unit := shown_unit(point.get("unit", ""))) else shown
 
 
 def number(found: object) -> str:
-    """Return a number with as many digits as it has, without noise."""
+    """Return a number with as many digits as it has, without noise; a switch as on or off; a text as it is."""
+    if isinstance(found, bool):
+        return "on" if found else "off"
     return f"{found:.7g}" if isinstance(found, float) else str(found)
+
+
+def shown_unit(ucum: str) -> str:
+    """Return a UCUM unit as people read it: "1" (a plain number) is nothing, braces are only words."""
+    return "" if ucum == "1" else ucum.strip("{}")

@@ -9,6 +9,7 @@ from fluxedge.cli.online import Daemon, Data, Trouble, options, print_json
 from fluxedge.config.mistakes import closest
 
 PARTS = ("devices", "channels", "uplinks", "problems", "log")
+_STATES = ("ok", "offline", "waiting", "disabled")
 _SHOWN_PROBLEMS = 20
 
 
@@ -171,7 +172,13 @@ def _item(daemon: Daemon, name: str, as_json: bool) -> None:
         return
     for kind, item in found.items():
         click.echo(f"{kind} {name}")
-        for line in aligned.lines([("  " + key, _field(key, field)) for key, field in item.items() if key != "id"]):
+        for line in aligned.lines(
+            [
+                ("  " + key.removesuffix("_us").replace("_", " "), _field(key, field))
+                for key, field in item.items()
+                if key != "id"
+            ]
+        ):
             click.echo(line)
     click.echo()
     _problems(wrong)
@@ -179,7 +186,7 @@ def _item(daemon: Daemon, name: str, as_json: bool) -> None:
 
 def _field(key: str, field: Data) -> str:
     if key.endswith("_us"):
-        return show.moment(field)
+        return show.moment(field) if field else "-"
     if key == "lanes":
         return ", ".join(f"{lane['lane']}: {lane['records']} behind" for lane in field)
     if isinstance(field, list):

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import click
 
 from fluxedge.cli import points, show
-from fluxedge.cli.online import Daemon, Data, options
+from fluxedge.cli.main import NOT_RUNNING
+from fluxedge.cli.online import Daemon, Data, Trouble, options
 
 REDRAW_S = 0.25
 
@@ -34,6 +35,7 @@ def watch(glob: str, daemon: Daemon, as_json: bool) -> None:
             _lines(daemon, glob)
     except KeyboardInterrupt:  # the usual way to end it
         return
+    raise Trouble("fluxedge has stopped.", exit_code=NOT_RUNNING)
 
 
 def _lines_of_json(daemon: Daemon, glob: str) -> None:

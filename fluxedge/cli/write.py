@@ -21,8 +21,9 @@ _MARGIN_S = 30.0  # beyond the command's own time: the device's time-out and the
 @click.argument("value")
 @click.option("--timeout", default="10s", show_default=True, help="The command dies when it was not sent by then.")
 @click.option("--key", default="", help="Idempotency key: repeating it gives the first answer, no second write.")
+@click.option("--wait", is_flag=True, help="Queue for an offline device until --timeout, instead of being refused.")
 @options
-def write(point: str, value: str, timeout: str, key: str, daemon: Daemon, as_json: bool) -> None:
+def write(point: str, value: str, timeout: str, key: str, wait: bool, daemon: Daemon, as_json: bool) -> None:
     """Write a value to a point and read it back.
 
     VALUE is a number, true/false/on/off, a text, or the name of an enum's value, as the point's type demands.
@@ -40,6 +41,7 @@ def write(point: str, value: str, timeout: str, key: str, daemon: Daemon, as_jso
         "value": parse(known, value),
         "key": key or uuid.uuid4().hex,
         "timeout_ms": int(timeout_s * 1000),
+        "wait": wait,
     }
     result = daemon.post("/commands", body, timeout_s + _MARGIN_S)
     if as_json:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import zoneinfo
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,10 +11,12 @@ from fluxedge.config.decode import decode
 from fluxedge.config.devices import Devices
 from fluxedge.config.drivers import decode_driver
 from fluxedge.config.mistakes import Findings
+from fluxedge.config.quantities import Bytes
 from fluxedge.config.sources import Item, Layout
 from fluxedge.config.structs import ApiCfg, Config, DriverCfg, GatewayCfg, LogCfg
 from fluxedge.config.uplinks import Uplinks
 
+_LEAST_BACKLOG_BYTES = Bytes(16 * 2**20)
 _LISTEN = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\s/]+):(\d{1,5})")
 _SOCKET_PATH_BYTES = 107  # unix(7): sun_path has 108, the last one is zero
 
@@ -101,9 +102,9 @@ def _singles(items: Mapping[str, Item], findings: Findings) -> tuple[GatewayCfg,
         log = decode(LogCfg, items["log"].table, findings.noting("log")) or log
     if "api" in items:
         api = decode(ApiCfg, items["api"].table, findings.noting("api")) or api
-    if gateway.timezone and not _is_timezone(gateway.timezone):
-        text = f'"{gateway.timezone}" is not a time zone'
-        findings.error("gateway", ("timezone",), text, 'Write a name such as "Europe/Berlin" or "Asia/Shanghai".')
+    if log.backlog_bytes < _LEAST_BACKLOG_BYTES:
+        text = f"{log.backlog_bytes} is less than {_LEAST_BACKLOG_BYTES}"
+        findings.error("log", ("backlog",), text, 'The file takes about 1 MiB for itself; write for example "4GiB".')
     listen = _LISTEN.fullmatch(api.listen)
     if api.listen and (listen is None or not 1 <= int(listen[2]) <= 65535):
         text = f'"{api.listen}" is not an address to listen on'
@@ -114,14 +115,6 @@ def _singles(items: Mapping[str, Item], findings: Findings) -> tuple[GatewayCfg,
         text = f"the path is longer than {_SOCKET_PATH_BYTES} bytes, which a unix socket cannot have"
         findings.error("api", ("socket",), text)
     return gateway, log, api
-
-
-def _is_timezone(name: str) -> bool:
-    try:
-        zoneinfo.ZoneInfo(name)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):  # OSError: a directory, such as "Europe"
-        return False
-    return True
 
 
 def _warn_about_idle_channels(items: Mapping[str, Item], findings: Findings) -> None:

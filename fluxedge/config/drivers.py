@@ -121,7 +121,7 @@ def _merge_options(driver: DriverCfg, device: DeviceCfg, note: typing.Callable[[
     values = fields_of(cls, device.options, note)
     if values is None:
         return None
-    ours = {field.name: getattr(driver.options, field.name) for field in msgspec.structs.fields(cls)}
+    ours = {name: getattr(driver.options, name) for name in cls.__struct_fields__}
     try:
         return cls(**(ours | values))
     except ValueError as exc:  # a rule across fields
@@ -132,8 +132,8 @@ def _merge_options(driver: DriverCfg, device: DeviceCfg, note: typing.Callable[[
 def _override(point: PointCfg, override: PointOverrideCfg) -> PointCfg:
     """Raises ValueError when the rules of a point no longer hold."""
     changes = {
-        field.name: value
-        for field in msgspec.structs.fields(PointOverrideCfg)
-        if field.name not in ("drop", "rename") and (value := getattr(override, field.name)) is not UNSET
+        name: value
+        for name in PointOverrideCfg.__struct_fields__
+        if name not in ("drop", "rename") and (value := getattr(override, name)) is not UNSET
     }
     return msgspec.structs.replace(point, **changes)

@@ -45,7 +45,6 @@ class GatewayCfg(Table, frozen=True, kw_only=True):
 
     id: Id | None = None  # generated at the first start unless given
     label: str = ""
-    timezone: str = ""  # IANA name for schedules; empty = the machine's
 
 
 class LogCfg(Table, frozen=True, kw_only=True):

@@ -138,11 +138,12 @@ def _rounds(
         group = groups[group_id]
         if quality_bytes not in (0, group.codec.count):
             raise ValueError(f"{quality_bytes} qualities for {group.codec.count} points")
-        quality = plain[at : at + quality_bytes]
-        raws, at = group.codec.unpack(plain, at + quality_bytes)
         if only is not None and group_id not in only:
+            at = group.codec.skip(plain, at + quality_bytes)
             yield None
             continue
+        quality = plain[at : at + quality_bytes]
+        raws, at = group.codec.unpack(plain, at + quality_bytes)
         yield Round(group, raws, group.codec.values(raws, quality), quality, at_ns, mono_ns, flags)
     _end(plain, at)
 

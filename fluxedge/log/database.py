@@ -161,6 +161,8 @@ def _open(connection: sqlite3.Connection, path: Path, witness: Witness | None, c
     epoch, because = _judge_epoch(meta, found, witness, os.stat(path).st_ino, clock)
     boot = int(meta.get("boot", 0)) + (meta.get("boot_id") != boot_id())
     now: Meta = {"schema": SCHEMA, "epoch": epoch, "machine": machine_id(), "boot": boot, "boot_id": boot_id()}
+    # Always something new: on a file that may only be read SQLite begins a write transaction without complaint.
+    now["opened_ms"] = max(clock.wall_ns() // 10**6, int(meta.get("opened_ms", 0)) + 1)
     changes = [(key, value) for key, value in now.items() if meta.get(key) != value]
     connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", changes)
     return Opened(connection, epoch, boot, found, {lane: _head(found, lane, epoch) for lane in Lane}, because)

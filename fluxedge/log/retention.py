@@ -69,8 +69,8 @@ def oldest_out(held: list[Segment], limits: Limits, usage: Usage, now_ms: int | 
 
     The current segment of a lane never goes. By age: a segment goes when what follows it in its lane is older than the
     lane's limit. By bytes: the oldest segment of the lane that holds more, so that events outlive rounds; early enough
-    that a whole segment still fits below the cap. For the free-space floor: only until a segment's worth of the file is
-    spare, because dropping gives nothing back to the file system, it only stops the file from growing.
+    that a whole segment still fits below the cap. For the free-space floor: only until room for a segment of each lane
+    is spare in the file, because dropping gives nothing back to the file system, it only stops the file from growing.
     """
     lanes = [[segment for segment in held if segment.lane is lane] for lane in Lane]
     if now_ms is not None:
@@ -79,7 +79,7 @@ def oldest_out(held: list[Segment], limits: Limits, usage: Usage, now_ms: int | 
                 return mine[0], "age"
     if usage.used_bytes > limits.backlog_bytes - limits.rotate_bytes:
         why = "backlog"
-    elif usage.free_bytes < limits.free_space_bytes and usage.spare_bytes < limits.rotate_bytes:
+    elif usage.free_bytes < limits.free_space_bytes and usage.spare_bytes < 2 * limits.rotate_bytes:
         why = "disk"
     else:
         return None

@@ -86,19 +86,21 @@ def load(connection: sqlite3.Connection) -> list[Segment]:
     for lane, number, epoch, first, created_ms, *held in rows.fetchall():
         segment = Segment(Lane(lane), number, epoch, first, created_ms, first - 1)
         if held[0] is None:
-            held = _look_into(connection, segment)
+            held = list(connection.execute(sums(segment), (first - 1,)).fetchone())
         segment.last, segment.body_bytes, segment.from_ns, segment.to_ns = held
         found.append(segment)
     return found
 
 
-def _look_into(connection: sqlite3.Connection, segment: Segment) -> list[int]:
-    row = connection.execute(
+def sums(segment: Segment) -> str:
+    """Return the question for last seq, body bytes and stamps of a segment; its parameter is the seq before the first.
+
+    A transaction that reads this looks at the heads of at most one segment's rows.
+    """
+    return (
         "SELECT coalesce(max(seq + n - 1), ?), coalesce(sum(length(body)), 0), coalesce(min(from_ns), 0),"
-        f" coalesce(max(to_ns), 0) FROM {segment.table}",
-        (segment.first - 1,),
-    ).fetchone()
-    return list(row)
+        f" coalesce(max(to_ns), 0) FROM {segment.table}"
+    )
 
 
 def append(connection: sqlite3.Connection, segment: Segment, row: Row, mono_ms: int) -> None:

@@ -17,14 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import msgspec
-
 from fluxedge.clock import Clock
 from fluxedge.config.structs import LogCfg
 from fluxedge.log import database, retention, segments
 from fluxedge.log.batch import Batch, Commit, Place, QuarantineRow, Written
 from fluxedge.log.body import Row, pack_event, pack_round
-from fluxedge.log.cursors import Cursors
+from fluxedge.log.cursors import Changes, Cursors
+from fluxedge.log.groups import Groups
 from fluxedge.log.ranges import RangeSet
 from fluxedge.log.retention import Gap, Limits, Loss
 from fluxedge.log.segments import Segment
@@ -60,10 +59,7 @@ class Log:
             rotate_bytes=cfg.segment_bytes,
             rotate_ms=max(60_000, min(86_400_000, int(cfg.keep_s * 1000 / 10))),
         )
-        self._groups: dict[int, Group] = {}
-        self._group_ids: dict[bytes, int] = {}
-        self._last_group_id = 0
-        self._fresh_groups: list[int] = []  # ids that are not in the database yet
+        self._groups = Groups()
         self.unannounced: list[Gap] = []
         self._aside: list[QuarantineRow] = []  # quarantine rows that are not written yet
         self._lost: list[Loss] = []  # gaps that are not written yet
@@ -99,14 +95,7 @@ class Log:
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="log-reader")
 
     def _load(self, connection: sqlite3.Connection) -> None:
-        for group_id, body in connection.execute("SELECT id, body FROM groups"):
-            self._last_group_id = max(self._last_group_id, group_id)
-            try:
-                group = Group.from_bytes(body)
-            except (msgspec.MsgspecError, ValueError, LookupError, TypeError):
-                continue  # its rounds will be found damaged when they are read; its id is not used again
-            self._groups[group_id] = group
-            self._group_ids[group.key] = group_id
+        self._groups.load(connection)
         self.cursors.load(connection)
         for epoch, lane in self.cursors.epochs():
             if epoch != self.epoch:
@@ -131,15 +120,9 @@ class Log:
         Raises:
             ValueError: the round cannot be stored as it is; the batch is untouched.
         """
-        group_id = self._group_ids.get(round_.group.key)
-        if group_id is None:
-            group_id = self._last_group_id + 1
-        part = pack_round(group_id, round_)
-        if group_id > self._last_group_id:
-            self._last_group_id = group_id
-            self._groups[group_id] = round_.group
-            self._group_ids[round_.group.key] = group_id
-            self._fresh_groups.append(group_id)
+        number = self._groups.number_of(round_.group)
+        part = pack_round(number, round_)
+        self._groups.use(number, round_.group)
         batch.add(Lane.ROUNDS, part, round_.at_ns)
 
     def add_event(self, batch: Batch, event: Event) -> None:
@@ -156,11 +139,12 @@ class Log:
             await asyncio.wait([self._committing])
         await self.begin_commit(batch)
 
-    def begin_commit(self, batch: Batch) -> asyncio.Future[None]:
+    def begin_commit(self, batch: Batch, *, cursors: bool = True) -> asyncio.Future[None]:
         """Hand a batch to the writer; the future is done when it is durable, or fails with LogFault.
 
         One at a time: the seqs of a batch are those behind the last durable one. The batch must not change any more.
-        Cancelling the future does not take the commit back.
+        Cancelling the future does not take the commit back. Without `cursors` their changes wait for a later commit;
+        an empty batch then writes nothing, but proves that the writer lives.
         """
         if self._committing is not None:
             raise RuntimeError("a commit is on its way")
@@ -171,10 +155,10 @@ class Log:
             mono_ms=self._clock.mono_ns() // 10**6,
             batch=batch,
             places={lane: self._place(lane) for lane in Lane if batch.parts[lane]},
-            groups=[(number, self._groups[number]) for number in self._fresh_groups],
-            changes=self.cursors.take_changes(),
-            aside=list(self._aside),
-            lost=list(self._lost),
+            groups=self._groups.fresh(),
+            changes=self.cursors.take_changes() if cursors else [],
+            aside=list(self._aside) if cursors else [],
+            lost=list(self._lost) if cursors else [],
         )
         outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._committing = self._writer.start(work.write)
@@ -204,7 +188,8 @@ class Log:
         return Place(Segment(lane, number, self.epoch, seq, now_ms or 0, seq - 1), seq, new=True, closing=current)
 
     def _committed(self, work: Commit, written: Written) -> None:
-        del self._fresh_groups[: len(work.groups)], self._aside[: len(work.aside)], self._lost[: len(work.lost)]
+        self._groups.written(len(work.groups))
+        del self._aside[: len(work.aside)], self._lost[: len(work.lost)]
         for row, place in written.rows:
             if place.new:
                 self._segments.append(place.segment)
@@ -215,7 +200,7 @@ class Log:
             self.stored_bytes += len(row.body)
         said = {gap_id for gap_id, _ in work.batch.announced}
         self.unannounced = [gap for gap in self.unannounced + written.gaps if gap.id not in said]
-        self.commits += 1
+        self.commits += bool(written.rows or work.changes or work.lost)
         if written.rows:
             for listener in self.listeners:
                 listener()
@@ -233,15 +218,13 @@ class Log:
             self.cursors.settle(uplink, epoch, lane, lo, hi)
 
     async def save_cursors(self) -> None:
-        """Save what was acknowledged, without waiting for records; at least ask the writer for a sign of life.
+        """Save what was acknowledged, without waiting for records.
 
         Raises:
             LogFault: it failed; nothing but time is lost.
         """
         if self.cursors.dirty or self._aside or self._lost:
             await self.commit(Batch())
-        else:
-            await self._run(lambda _: None)
 
     async def _run(self, job: Callable[[sqlite3.Connection], T]) -> T:
         try:
@@ -276,7 +259,7 @@ class Log:
             except sqlite3.Error as exc:
                 if "no such table" not in str(exc):  # that one was dropped by retention in the meantime
                     raise LinkProblem("log-damaged", f"{lane.label} {seq} of epoch {epoch}: {exc}") from exc
-            return then(rows, self._groups)
+            return then(rows, self._groups.by_id)
 
         return await asyncio.get_running_loop().run_in_executor(self._reader, work)
 
@@ -288,6 +271,11 @@ class Log:
     def used_bytes(self) -> int:
         """Return what the log takes of its cap, as of the last housekeeping."""
         return self.usage.used_bytes
+
+    @property
+    def disk_low(self) -> bool:
+        """Tell whether the file system had less than the floor, as of the last housekeeping."""
+        return self.usage.free_bytes < self._limits.free_space_bytes
 
     def first_seq(self, epoch: int, lane: Lane) -> int:
         """Return the oldest seq that is still held; head + 1 when none is."""
@@ -322,6 +310,13 @@ class Log:
             lambda c: c.execute("SELECT key, request, result FROM intents ORDER BY at_ms").fetchall()
         )
         return {key: (request, result) for key, request, result in rows}
+
+    async def command_result(self, key: str) -> tuple[bytes, bytes | None] | None:
+        """Return the remembered command with this key: (request, result or None), as `command_results` does."""
+        row: tuple[bytes, bytes | None] | None = await self._run(
+            lambda c: c.execute("SELECT request, result FROM intents WHERE key = ?", (key,)).fetchone()
+        )
+        return row
 
     async def load_state(self) -> dict[str, bytes]:
         """Return every state row."""
@@ -366,15 +361,22 @@ class Log:
         for uplink, epoch, lane, lo, hi, _ in losses:
             self.cursors.settle(uplink, epoch, lane, lo, hi)
         changes, now_ms = self.cursors.take_changes(), self._now_ms()
+        job = self._writer.start(lambda c: retention.evict(c, segment, losses, changes, now_ms))
+        job.add_done_callback(partial(self._evicted, segment, losses, changes))
         try:
-            gaps = await self._run(lambda c: retention.evict(c, segment, losses, changes, now_ms))
-        except LogFault:
-            for uplink, epoch, lane, lo, hi, _ in losses:
-                self.cursors.begin(uplink, lane, epoch, lo, hi)
-            self.cursors.put_back(changes)
-            raise
-        self._segments.remove(segment)
-        self.unannounced += gaps
+            await asyncio.shield(job)
+        except sqlite3.Error as exc:
+            raise _fault(exc) from exc
+
+    def _evicted(self, segment: Segment, losses: list[Loss], changes: Changes, job: asyncio.Future[list[Gap]]) -> None:
+        """Take the outcome of an eviction, also when its caller was cancelled."""
+        if job.exception() is None:
+            self._segments.remove(segment)
+            self.unannounced += job.result()
+            return
+        for uplink, epoch, lane, lo, hi, _ in losses:
+            self.cursors.begin(uplink, lane, epoch, lo, hi)
+        self.cursors.put_back(changes)
 
     async def close(self) -> None:
         """Save the cursors, write the witness, close threads and files."""

@@ -3,31 +3,41 @@
     log.read (reader thread: decode, encode) --> messages --> uplink.send --> PUBACK --> cursors.settle
 
 First publications go in seq order per lane and session. A connection that dies gives back what it did not acknowledge:
-the next one starts at the lowest seq that is still to do.
+the next one starts at the lowest seq that is still to do. An uplink that raises anything but a LinkProblem has a bug:
+it costs the uplink a session, not the daemon its life.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
 from fluxedge.clock import Clock
 from fluxedge.log import Log
-from fluxedge.log.body import DamagedBody, Row, records
-from fluxedge.model import Group, Lane, Record
+from fluxedge.model import OPEN_END, Lane
 from fluxedge.problems import LinkProblem, Problem, ProblemBook, Refused
 from fluxedge.spi import Message, Uplink
-from fluxedge.uplinks import formats
+from fluxedge.uplinks.messages import Cut, Cutter, Size
+
+_log = logging.getLogger(__name__)
 
 READ_BYTES = 256 << 10  # stored bodies a read: a batch of a second at 100,000 points/s
 BACKOFF_FIRST_S = 1.0
 BACKOFF_MOST_S = 60.0
-STABLE_S = 60.0  # a session that ran this long resets the back-off
-UNITS_PER_MESSAGE = 1000  # records
+STABLE_S = 60.0  # a session that ran this long resets the back-off and the window
+PROVEN_S = 5.0  # a session that ran this long without a word of refusal works, even if there was nothing to send
+DRAIN_S = 3.0  # when the uplink stops, what is under way may still be acknowledged
+
+# What a session that works has disproved. Others stand: a record in quarantine is there, whether or not we connect.
+_DISPROVED = (
+    "uplink-down", "uplink-refused", "uplink-tls", "uplink-throttled", "uplink-silent", "uplink-clash", "log-damaged",
+    "bug",
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -45,57 +55,44 @@ class ForwardCounters:
 
 
 class OpenUplink(Uplink, typing.Protocol):
-    """What the loop needs beyond spi.Uplink: waiting for room."""
+    """What the loop needs beyond spi.Uplink."""
+
+    condition: Callable[[str, Problem | None], None]
+    """Set by the loop before `open`: told a problem, or None when it is over, that does not end the session."""
 
     async def room(self) -> None: ...
     @property
     def maximum_message_bytes(self) -> int: ...
 
 
-Connect = Callable[[int, bool], OpenUplink]  # (attempt number, 3.1.1 wanted) -> an uplink that is not open yet
+Tell = Callable[[str, str, dict[str, typing.Any]], object]  # (event kind, item, data)
+Connect = Callable[[int, bool], OpenUplink]
+"""(number, older version wanted) -> an uplink that is not open yet.
+
+`number` modulo the count of brokers chooses one: it grows by one with every attempt that failed.
+"""
 
 
-def encode_rows(
-    gateway: str, form: str, target_bytes: int, lo: int, hi: int
-) -> Callable[[list[Row], Mapping[int, Group]], tuple[list[Message], list[tuple[int, int]]]]:
-    """Return a transform of rows into messages of about `target_bytes`, and the ranges that cannot be read."""
+class Backoff:
+    """Decorrelated jitter: pause = min(most, random(first, 3 x the pause before))."""
 
-    def transform(rows: list[Row], groups: Mapping[int, Group]) -> tuple[list[Message], list[tuple[int, int]]]:
-        messages: list[Message] = []
-        damaged: list[tuple[int, int]] = []
-        pending: list[Record] = []
-        size = 0
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._last_s = BACKOFF_FIRST_S
 
-        def flush() -> None:
-            nonlocal size
-            if pending:
-                messages.append(formats.message(gateway, form, pending))
-                pending.clear()
-                size = 0
+    def next_s(self) -> float:
+        """Return how long to pause now."""
+        self._last_s = min(BACKOFF_MOST_S, self._rng.uniform(BACKOFF_FIRST_S, self._last_s * 3))
+        return self._last_s
 
-        for row in rows:
-            try:
-                for record in records(row, groups, lo):
-                    if record.seq > hi:
-                        break
-                    pending.append(record)
-                    size += _weight(record)
-                    if size >= target_bytes or len(pending) >= UNITS_PER_MESSAGE:
-                        flush()
-            except DamagedBody:
-                done = pending[-1].seq if pending else messages[-1].hi if messages else lo - 1
-                flush()
-                damaged.append((max(lo, row.seq, done + 1), min(hi, row.last)))
-        flush()
-        return messages, damaged
+    def longest_s(self) -> float:
+        """Return the longest pause, and go on from there."""
+        self._last_s = BACKOFF_MOST_S
+        return self._last_s
 
-    return transform
-
-
-def _weight(record: Record) -> int:
-    """Guess the bytes of a record as JSON."""
-    values = getattr(record.body, "values", None)
-    return 80 + (20 * len(values) if values is not None else 120)
+    def reset(self) -> None:
+        """Begin with short pauses again."""
+        self._last_s = BACKOFF_FIRST_S
 
 
 class Forwarder:
@@ -113,67 +110,158 @@ class Forwarder:
         problems: ProblemBook,
         clock: Clock,
         rng: random.Random,
+        *,
+        brokers: int = 1,
+        tell: Tell = lambda kind, item, data: None,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self.id = uplink_id
         self._item = f"uplink:{uplink_id}"
-        self._gateway = gateway
-        self._form = form
         self._message_bytes = message_bytes
         self._lanes = sorted(lanes, reverse=True)  # events first
         self._connect = connect
+        self._brokers = brokers
+        self._tell = tell
         self._log = log
         self._problems = problems
         self._clock = clock
-        self._rng = rng
+        self._sleep = sleep
+        self._backoff = Backoff(rng)
         self._news = asyncio.Event()
-        self._positions: dict[tuple[int, Lane], int] = {}  # next seq to send in this session
-        self.uplink: OpenUplink | None = None
+        self._attempts = 0  # failed ones: chooses the broker
+        self._old: set[int] = set()  # brokers that speak the older version only
+        self._window_most = 0  # 0 = what the broker permits
+        self._target_bytes = message_bytes
+        self._most_bytes = 0  # a broker that names no limit showed one
+        # of the present session
+        self._cutters = {lane: Cutter(gateway, form) for lane in self._lanes}
+        self._begun: dict[Lane, int] = {}  # epoch of a read that has more messages
+        self._positions: dict[tuple[int, Lane], int] = {}  # next seq to send
+        self._unsettled: dict[asyncio.Future[None], Message] = {}
         self._fault: LinkProblem | None = None
+        self._worked = False
+        self._opened_s = 0.0
+        self.uplink: OpenUplink | None = None
         self.connected_since_ns = 0
         self.counters = ForwardCounters()
-        log.listeners.append(self._news.set)
+
+    # --- sessions -----------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Connect, forward, and connect again; the uplink's one task. Ends by cancellation only."""
-        backoff_s = BACKOFF_FIRST_S
-        attempt = 0
-        old_version = False
-        loop = asyncio.get_running_loop()
+        self._log.listeners.append(self._news.set)
         try:
             while True:
-                began_s = loop.time()
-                try:
-                    await self._session(self._connect(attempt, old_version))
-                except LinkProblem as problem:
-                    old_version = old_version or type(problem).__name__ == "WrongVersion"
-                    self._problems.report(self._item, problem)
-                attempt += 1
-                if loop.time() - began_s > STABLE_S:
-                    backoff_s = BACKOFF_FIRST_S
-                # decorrelated jitter: sleep = min(cap, random(first, previous * 3))
-                backoff_s = min(BACKOFF_MOST_S, self._rng.uniform(BACKOFF_FIRST_S, backoff_s * 3))
-                await asyncio.sleep(backoff_s)
+                problem = await self._attempt()
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():  # an uplink's bug in `close` hid the cancellation
+                    raise asyncio.CancelledError
+                pause_s = self._follow(problem)
+                if pause_s:
+                    await self._sleep(pause_s)
         finally:
             self._log.listeners.remove(self._news.set)
 
+    async def _attempt(self) -> LinkProblem:
+        """Run one session; return why it ended."""
+        self._worked, self._opened_s = False, 0.0
+        try:
+            await self._session(self._connect(self._attempts, self._broker in self._old))
+        except LinkProblem as problem:
+            found = problem
+        except Exception as defect:  # one uplink's bug must not end the daemon
+            if not self._problems.stands(self._item, "bug"):
+                _log.exception("uplink %s", self.id)
+            found = LinkProblem("bug", repr(defect))
+        self._problems.report(self._item, found)
+        return found
+
+    @property
+    def _broker(self) -> int:
+        return self._attempts % self._brokers
+
+    def _follow(self, problem: LinkProblem) -> float:
+        """Do what the end of a session demands; return how long to pause, 0 = not at all."""
+        unsettled, self._unsettled = list(self._unsettled.values()), {}
+        if problem.advice == "older-version" and self._broker not in self._old:
+            self._old.add(self._broker)
+            return 0.0
+        if self._opened_s and asyncio.get_running_loop().time() - self._opened_s >= STABLE_S:
+            self._backoff.reset()
+            self._window_most = 0
+        if problem.advice == "smaller-window":
+            self._window_most = max(1, len(unsettled) // 2)
+        elif problem.advice == "smaller-messages" and unsettled:
+            self._shrink(max(unsettled, key=lambda message: len(message.payload)))
+        if not self._worked:
+            self._attempts += 1
+        return self._backoff.longest_s() if problem.advice == "longer-pause" else self._backoff.next_s()
+
+    def _shrink(self, largest: Message) -> None:
+        """Make messages smaller than this one, which the broker did not take."""
+        if largest.hi > largest.lo:
+            self._target_bytes = max(1, min(self._target_bytes, len(largest.payload)) // 2)
+        else:
+            self._most_bytes = len(largest.payload) - 1  # a single record: it can never go
+
     async def _session(self, uplink: OpenUplink) -> None:
+        """Open an uplink and forward until it closes.
+
+        Raises:
+            LinkProblem: why it closed.
+        """
+        loop = asyncio.get_running_loop()
+        uplink.condition = self._condition
+        proof: asyncio.TimerHandle | None = None
         try:
             await uplink.open()
-            self.uplink = uplink
-            self.counters.sessions += 1
-            self.connected_since_ns = self._clock.wall_ns()
-            self._problems.clear(self._item)
-            self._positions.clear()
-            self._fault = None
+            proof = loop.call_later(PROVEN_S, self._prove)
+            self._begin(uplink, loop.time())
             async with asyncio.TaskGroup() as group:
-                group.create_task(uplink.wait_closed(), name=f"{self._item}:closed")
-                group.create_task(self._send_all(uplink), name=f"{self._item}:send")
+                group.create_task(_until_closed(uplink), name=f"{self._item}:closed")
+                # In the body: a group that is only waited for counts its own cancellation as ours (Python 3.11.7).
+                await self._send_all(uplink)
         except BaseExceptionGroup as failures:
             raise _first_problem(failures) from failures
+        except asyncio.CancelledError:
+            if self._unsettled:
+                await asyncio.wait(list(self._unsettled), timeout=DRAIN_S)
+            raise
         finally:
+            if proof is not None:
+                proof.cancel()
+            if self.uplink is not None:
+                self._tell("uplink-state", self._item, {"state": "disconnected"})
             self.uplink = None
             self.connected_since_ns = 0
             await uplink.close()
+
+    def _begin(self, uplink: OpenUplink, now_s: float) -> None:
+        self.uplink = uplink
+        self._tell("uplink-state", self._item, {"state": "connected"})
+        self._opened_s = now_s
+        self.connected_since_ns = self._clock.wall_ns()
+        self.counters.sessions += 1
+        if self._window_most:
+            uplink.window = min(uplink.window, self._window_most)
+        self._begun.clear()
+        self._positions.clear()
+        self._unsettled.clear()
+        self._fault = None
+
+    def _prove(self) -> None:
+        """Note that this session works: what kept earlier ones from it is over."""
+        if not self._worked:
+            self._worked = True
+            self._problems.clear(self._item, *_DISPROVED)
+
+    def _condition(self, code: str, problem: Problem | None) -> None:
+        if problem is None:
+            self._problems.clear(self._item, code)
+        else:
+            self._problems.report(self._item, problem)
+
+    # --- sending ------------------------------------------------------------------------------------------------------
 
     async def _send_all(self, uplink: OpenUplink) -> None:
         """Send until the connection closes or the peer refuses to take more."""
@@ -185,7 +273,9 @@ class Forwarder:
                     await uplink.room()
                     if self._fault is not None:
                         raise self._fault
-                    uplink.send(message).add_done_callback(partial(self._settle, message))
+                    future = uplink.send(message)
+                    self._unsettled[future] = message
+                    future.add_done_callback(partial(self._settle, uplink, message))
                     sent = True
             if self._fault is not None:
                 raise self._fault
@@ -193,46 +283,95 @@ class Forwarder:
                 await self._news.wait()
 
     async def _next_messages(self, lane: Lane, uplink: OpenUplink) -> list[Message]:
-        """Read on from where this session stands in a lane; skip what is acknowledged, drop what is gone."""
-        for epoch, ranges in self._log.cursors.of(self.id, lane):
-            position = max(self._positions.get((epoch, lane), 1), self._log.first_seq(epoch, lane))
-            stretch = ranges.first_from(position)
-            head = self._log.heads[lane] if epoch == self._log.epoch else None
-            if stretch is None or (head is not None and stretch[0] > head):
-                continue
-            lo, hi = stretch
-            target = min(self._message_bytes, uplink.maximum_message_bytes or self._message_bytes)
-            transform = encode_rows(self._gateway, self._form, target, lo, hi)
-            messages, damaged = await self._log.read(epoch, lane, lo, READ_BYTES, transform)
-            for bad_lo, bad_hi in damaged:
-                self._log.lose(self.id, epoch, lane, bad_lo, bad_hi)
-            ends = [message.hi for message in messages] + [bad_hi for _, bad_hi in damaged]
-            if not ends:
-                continue
-            self._positions[(epoch, lane)] = max(ends) + 1
-            return messages
-        return []
+        """Return the next few messages of a lane; an empty list when everything is under way."""
+        while True:
+            cutter = self._cutters[lane]
+            if lane in self._begun:
+                epoch = self._begun[lane]
+                # Beyond the head there is nothing to read: the next messages of what was read are made on that thread.
+                cut = await self._log.read(epoch, lane, OPEN_END, 0, cutter.next)
+            else:
+                found = self._stretch(lane)
+                if found is None:
+                    return []
+                epoch, lo, hi = found
+                start = partial(cutter.start, lo=lo, hi=hi, size=self._size(uplink))
+                cut = await self._log.read(epoch, lane, lo, READ_BYTES, start)
+                if not cut.end:  # dropped by retention in the meantime, which makes a gap of it
+                    return []
+            self._take(epoch, lane, cut)
+            if cut.messages:
+                return cut.messages
 
-    def _settle(self, message: Message, sent: asyncio.Future[None]) -> None:
+    def _size(self, uplink: OpenUplink) -> Size:
+        limits = [limit for limit in (uplink.maximum_message_bytes, self._most_bytes) if limit]
+        most = min(limits, default=0)
+        return Size(min([self._target_bytes, *limits]), most)
+
+    def _stretch(self, lane: Lane) -> tuple[int, int, int] | None:
+        """Return (epoch, lo, hi) of what comes next; give up what the log has not any more."""
+        for epoch, ranges in self._log.cursors.of(self.id, lane):
+            head = self._log.heads[lane] if epoch == self._log.epoch else None
+            while (stretch := ranges.first_from(self._positions.get((epoch, lane), 1))) is not None:
+                lo, hi = stretch[0], stretch[1] if head is None else min(stretch[1], head)
+                if lo > hi:
+                    break
+                held = [s.first for s in self._log.segments() if s.epoch == epoch and s.lane is lane and s.last >= lo]
+                if held and min(held) <= lo:
+                    return epoch, lo, hi
+                self._log.lose(self.id, epoch, lane, lo, min(hi, min(held) - 1) if held else hi)
+        return None
+
+    def _take(self, epoch: int, lane: Lane, cut: Cut) -> None:
+        """Note how far a lane was read, and what of it cannot be sent."""
+        if cut.more:
+            self._begun[lane] = epoch
+        else:
+            self._begun.pop(lane, None)
+        if cut.end:
+            self._positions[(epoch, lane)] = cut.end + 1
+        for lo, hi in cut.damaged:
+            self._log.lose(self.id, epoch, lane, lo, hi)
+        for message in cut.too_large:
+            self._quarantine(message, f"{len(message.payload)} bytes are more than the peer takes in one message")
+            self._log.cursors.settle(self.id, message.epoch, message.lane, message.lo, message.hi)
+
+    # --- settling -----------------------------------------------------------------------------------------------------
+
+    def _settle(self, uplink: OpenUplink, message: Message, sent: asyncio.Future[None]) -> None:
         """Let the cursor pass a message: the peer acknowledged it, or will never take it."""
-        error = None if sent.cancelled() else sent.exception()
-        if sent.cancelled() or isinstance(error, LinkProblem):
-            if isinstance(error, LinkProblem) and self._fault is None:
-                self._fault = error
-                self._news.set()
+        if sent.cancelled():
+            self._fail(uplink, LinkProblem("bug", "an uplink cancelled a message"))
             return
-        counters = self.counters
-        if isinstance(error, Refused):
-            counters.refused += len(error.reasons)
-            self._problems.report(
-                self._item, Problem("record-refused", f"{message.lane.label} {message.lo}-{message.hi}: {error}")
-            )
-            self._log.quarantine(self.id, message, next(iter(error.reasons.values())))
-        elif error is not None:
-            self._fault = LinkProblem("bug", f"{error!r}")
-            self._news.set()
+        error = sent.exception()
+        if isinstance(error, LinkProblem):
+            self._fail(uplink, error)  # the message stays in `_unsettled`: `_follow` looks at it
             return
+        if error is not None and not isinstance(error, Refused):
+            self._fail(uplink, LinkProblem("bug", repr(error)))
+            return
+        self._unsettled.pop(sent, None)
+        if error is None:
+            self._prove()
+            self._count(message)
+        else:
+            self._quarantine(message, next(iter(error.reasons.values()), "refused"))
         self._log.cursors.settle(self.id, message.epoch, message.lane, message.lo, message.hi)
+
+    def _fail(self, uplink: OpenUplink, problem: LinkProblem) -> None:
+        """End the session: the peer takes nothing more for now."""
+        if self._fault is None and self.uplink is uplink:
+            self._fault = problem
+            self._news.set()
+
+    def _quarantine(self, message: Message, reason: str) -> None:
+        self.counters.refused += message.hi - message.lo + 1
+        text = f"{message.lane.label} {message.lo}-{message.hi} of epoch {message.epoch}: {reason}"
+        self._problems.report(self._item, Problem("record-refused", text, "They are kept in the log's quarantine."))
+        self._log.quarantine(self.id, message, reason)
+
+    def _count(self, message: Message) -> None:
+        counters = self.counters
         counters.messages += 1
         counters.records += message.hi - message.lo + 1
         counters.points += message.points
@@ -241,12 +380,14 @@ class Forwarder:
         counters.ack_latency_ns = counters.last_ack_ns - message.oldest_ns
 
 
+async def _until_closed(uplink: OpenUplink) -> None:
+    await uplink.wait_closed()
+    raise LinkProblem("uplink-down", "the connection was closed")
+
+
 def _first_problem(group: BaseExceptionGroup) -> BaseException:
-    """Return the LinkProblem of a task group's failure; anything else is a defect and stays as it is."""
-    problems = group.split(LinkProblem)
-    if problems[1] is not None:
-        return problems[1]
-    inner: BaseException = group
+    """Return the LinkProblem of a task group's failure; only a defect where there is one."""
+    inner: BaseException = group.split(LinkProblem)[1] or group
     while isinstance(inner, BaseExceptionGroup):
         inner = inner.exceptions[0]
     return inner

@@ -14,19 +14,22 @@ import msgspec
 from fluxedge import mqtt
 from fluxedge.config.structs import UplinkCfg
 from fluxedge.model import Lane
-from fluxedge.problems import LinkProblem, Refused
+from fluxedge.problems import Advice, LinkProblem, Problem, Refused
 from fluxedge.spi import Message, UplinkCommand
 from fluxedge.uplinks import formats
 
 DEFAULT_PORT = {"mqtt": 1883, "mqtts": 8883}
 
+CLOSE_S = 1.0  # the broker may take this long to acknowledge "offline"
+
 # MQTT 5, 3.4.2.1: what a PUBACK's reason means for the records. Everything else >= 0x80 is "later".
 _NEVER = {0x90: "topic name invalid", 0x99: "payload format invalid"}
-_LATER = {
-    0x80: ("uplink-throttled", "unspecified error"),
-    0x83: ("uplink-throttled", "implementation specific error"),
-    0x87: ("uplink-refused", "not authorised to publish"),
-    0x97: ("uplink-throttled", "quota exceeded"),
+_LATER: dict[int, tuple[str, str, Advice]] = {
+    0x80: ("uplink-throttled", "unspecified error", ""),
+    0x83: ("uplink-throttled", "implementation specific error", ""),
+    0x87: ("uplink-refused", "not authorised to publish", ""),
+    0x95: ("uplink-throttled", "packet too large", "smaller-messages"),
+    0x97: ("uplink-throttled", "quota exceeded", ""),
 }
 
 
@@ -69,17 +72,41 @@ class MqttUplink:
             will_payload=self._status("offline"),
         )
         self._session = mqtt.Session(settings, self._received)
-        self.window = 1
+        self._subscribed: dict[Lane, bool] = {}  # whether anybody gets what is published
+        self.condition: Callable[[str, Problem | None], None] = lambda _code, _problem: None
+        # What a packet takes besides its payload, with the longest numbers.
+        longest = Message(2**63, Lane.ROUNDS, 2**63, 2**64, b"", formats.JSON)
+        topic = max(self._topics.values(), key=lambda topic: len(topic.encode()))
+        self._overhead_bytes = mqtt.packet_bytes(topic, 0, self._properties(longest))
+
+    @property
+    def window(self) -> int:
+        """How many messages may be unacknowledged; valid after `open`."""
+        return self._session.window
+
+    @window.setter
+    def window(self, window: int) -> None:
+        self._session.window = window
 
     async def open(self) -> None:
         """Connect, say "online" on the status topic, listen for commands where the uplink permits any."""
         await self._session.open()
-        self.window = self._session.window
-        self.no_subscribers = lambda: self._session.no_subscribers_total
-        online = self._session.publish(self.status_topic, self._status("online"), retain=True)
-        online.add_done_callback(lambda future: future.cancelled() or future.exception())
+        online = self._session.publish(
+            self.status_topic, self._status("online"), retain=True, content_type=formats.JSON
+        )
+        online.add_done_callback(_ignore)
         if self._cfg.commands:
-            self._session.subscribe(self._command_topic)
+            self._session.subscribe(self._command_topic).add_done_callback(self._listening)
+
+    def _listening(self, subscribed: asyncio.Future[None]) -> None:
+        """Tell whether commands come; data goes on without."""
+        error = None if subscribed.cancelled() else subscribed.exception()
+        if isinstance(error, mqtt.Rejected):
+            text = f"the broker refuses the subscription to {self._command_topic}: code 0x{error.code:02X}"
+            hint = "Permit it in the broker's access list, or empty `commands`."
+            self.condition("uplink-commands", Problem("uplink-commands", text, hint))
+        elif error is None and not subscribed.cancelled():
+            self.condition("uplink-commands", None)
 
     async def room(self) -> None:
         """Wait until a message may be sent."""
@@ -92,11 +119,19 @@ class MqttUplink:
 
     @property
     def maximum_message_bytes(self) -> int:
-        """Return what the broker takes in one packet; 0 = no limit known."""
-        return self._session.maximum_packet_bytes
+        """Return what of a payload the broker takes in one packet; 0 = no limit known."""
+        limit = self._session.maximum_packet_bytes
+        return max(1, limit - self._overhead_bytes) if limit else 0
 
     def send(self, message: Message) -> asyncio.Future[None]:
         """Publish with QoS 1; done at the PUBACK."""
+        sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        topic = self._topics[message.lane]
+        future = self._session.publish(topic, message.payload, **self._properties(message))
+        future.add_done_callback(partial(self._acknowledge, sent, message))
+        return sent
+
+    def _properties(self, message: Message) -> dict[str, typing.Any]:
         properties: dict[str, typing.Any] = {
             "content_type": message.content_type,
             "user_property": [
@@ -109,18 +144,46 @@ class MqttUplink:
         }
         if self._cfg.expiry_s is not None:
             properties["message_expiry_interval"] = max(1, round(self._cfg.expiry_s))
-        sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        future = self._session.publish(self._topics[message.lane], message.payload, **properties)
-        future.add_done_callback(partial(_acknowledge, sent, message))
-        return sent
+        return properties
+
+    def _acknowledge(self, sent: asyncio.Future[None], message: Message, future: asyncio.Future[int]) -> None:
+        """Turn the PUBACK's reason code into what the forward loop knows: done, later, or never."""
+        if sent.done():
+            return
+        if future.cancelled():
+            sent.cancel()
+            return
+        error = future.exception()
+        if error is None:
+            self._heard(message.lane, future.result() != mqtt.NO_SUBSCRIBERS)
+            sent.set_result(None)
+        elif isinstance(error, mqtt.Rejected) and error.code in _NEVER:
+            sent.set_exception(Refused(dict.fromkeys(range(message.lo, message.hi + 1), _NEVER[error.code])))
+        elif isinstance(error, mqtt.Rejected):
+            code, text, advice = _LATER.get(error.code, ("uplink-throttled", f"PUBACK code 0x{error.code:02X}", ""))
+            text = f"the broker refuses to take messages: {text}"
+            sent.set_exception(LinkProblem(code, text, "They stay in the log.", advice=advice))
+        else:
+            sent.set_exception(error)
+
+    def _heard(self, lane: Lane, subscribed: bool) -> None:
+        """Tell when a lane begins to go to nobody, and when somebody listens again."""
+        if self._subscribed.get(lane) is subscribed:
+            return
+        self._subscribed[lane] = subscribed
+        unheard = ", ".join(self._topics[lane] for lane, somebody in sorted(self._subscribed.items()) if not somebody)
+        if unheard:
+            text = f"nobody subscribes to {unheard}; the broker acknowledges the messages and drops them"
+            self.condition("uplink-no-subscribers", Problem("uplink-no-subscribers", text))
+        else:
+            self.condition("uplink-no-subscribers", None)
 
     def respond(self, topic: str, payload: bytes, correlation: bytes) -> None:
         """Answer a command (QoS 1, not stored: the caller repeats with his key)."""
         properties: dict[str, typing.Any] = {"content_type": formats.JSON}
         if correlation:
             properties["correlation_data"] = correlation
-        future = self._session.publish(topic or self._response_topic, payload, **properties)
-        future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._session.publish(topic or self._response_topic, payload, **properties).add_done_callback(_ignore)
 
     async def wait_closed(self) -> None:
         """Return never normally: raise why the connection is gone."""
@@ -128,11 +191,16 @@ class MqttUplink:
         raise self._session.reason()
 
     async def close(self) -> None:
-        """Say "offline", then DISCONNECT, which suppresses the will."""
+        """Say "offline", then DISCONNECT, which suppresses the will; drop the connection where nobody answers."""
         if self._session.running:
-            future = self._session.publish(self.status_topic, self._status("offline"), retain=True)
-            future.add_done_callback(lambda done: done.cancelled() or done.exception())
-        await self._session.close()
+            goodbye = self._session.publish(
+                self.status_topic, self._status("offline"), retain=True, content_type=formats.JSON
+            )
+            goodbye.add_done_callback(_ignore)
+            await asyncio.wait([goodbye], timeout=CLOSE_S)
+            if goodbye.done():
+                await self._session.close()
+        await self._session.abort()  # then the broker says "offline" for us, by the will
 
     def _status(self, state: str) -> bytes:
         return msgspec.json.encode({"gateway": self._gateway, "state": state})
@@ -142,22 +210,20 @@ class MqttUplink:
             return
         reply_topic = (incoming.properties.get("response_topic") or [""])[0]
         correlation = (incoming.properties.get("correlation_data") or [b""])[0]
-        self._on_command(UplinkCommand(incoming.payload, reply_topic, correlation))
+        if not self._may_answer(reply_topic):
+            reply_topic = ""
+        self._on_command(UplinkCommand(incoming.payload, reply_topic, correlation, incoming.retained))
+
+    def _may_answer(self, topic: str) -> bool:
+        """Tell whether an answer may go to a topic that a caller names: never into the gateway's own streams.
+
+        Publishing to a topic with a wildcard would be a protocol error, which costs the connection (MQTT 5, 3.3.2.1).
+        """
+        own = (*self._topics.values(), self.status_topic, self._command_topic)
+        return topic not in own and not any(sign in topic for sign in "+#\0")
 
 
-def _acknowledge(sent: asyncio.Future[None], message: Message, future: asyncio.Future[int]) -> None:
-    """Turn the PUBACK's reason code into what the forward loop knows: done, later, or never."""
-    error = None if future.cancelled() else future.exception()
-    if sent.done():
-        return
-    if future.cancelled():
-        sent.cancel()
-    elif isinstance(error, mqtt.Rejected) and error.code in _NEVER:
-        sent.set_exception(Refused(dict.fromkeys(range(message.lo, message.hi + 1), _NEVER[error.code])))
-    elif isinstance(error, mqtt.Rejected):
-        code, text = _LATER.get(error.code, ("uplink-throttled", f"PUBACK code 0x{error.code:02X}"))
-        sent.set_exception(LinkProblem(code, f"the broker refuses to take messages: {text}", "They stay in the log."))
-    elif error is not None:
-        sent.set_exception(error)
-    else:
-        sent.set_result(None)
+def _ignore(done: asyncio.Future[int]) -> None:
+    """Look at an outcome that changes nothing: a lost connection is told by `wait_closed`."""
+    if not done.cancelled():
+        done.exception()

@@ -18,8 +18,8 @@ class Authority:
             "-subj", f"/CN=fluxedge test {name}", "-keyout", self._key, "-out", self.certificate,
         )  # fmt: skip
 
-    def issue(self, name: str, alternatives: str = "IP:127.0.0.1") -> tuple[Path, Path]:
-        """Return (certificate, key) for `name`; `alternatives` is a subjectAltName."""
+    def issue(self, name: str, alternatives: str = "IP:127.0.0.1", days: int = 2) -> tuple[Path, Path]:
+        """Return (certificate, key) for `name`; `alternatives` is a subjectAltName, 0 days = it has expired."""
         certificate, key, request = (self._directory / f"{name}.{end}" for end in ("crt", "key", "csr"))
         extensions = self._directory / f"{name}.ext"
         extensions.write_text(f"subjectAltName={alternatives}\n")
@@ -29,7 +29,7 @@ class Authority:
         )  # fmt: skip
         self._openssl(
             "x509", "-req", "-in", request, "-CA", self.certificate, "-CAkey", self._key, "-CAcreateserial",
-            "-days", "2", "-extfile", extensions, "-out", certificate,
+            "-days", str(days), "-extfile", extensions, "-out", certificate,
         )  # fmt: skip
         return certificate, key
 

@@ -192,9 +192,14 @@ class ScriptedBroker(Script):
 
     async def until(self, condition: Callable[[], object], timeout_s: float = 5.0) -> None:
         """Wait until something is so."""
-        async with asyncio.timeout(timeout_s):
-            while not condition():
-                await asyncio.sleep(0.005)
+        await until(condition, timeout_s)
+
+
+async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
+    """Wait until something is so that tells nobody when it becomes so."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
 
 
 class Peer(asyncio.Protocol):

@@ -41,3 +41,4 @@ class Consumer:
     def close(self) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+        del self._client  # paho closes its pair of sockets when it is collected

@@ -11,7 +11,7 @@ from fluxedge.config.mistakes import Finding, path_text, unknown
 from fluxedge.config.points import column_fields, grouped_points, periods_s
 from fluxedge.config.structs import DeviceCfg, DriverCfg, HostOptionsCfg, HostPointCfg
 from fluxedge.model import Group, Point, Quality, Round
-from fluxedge.problems import ConfigProblem
+from fluxedge.problems import ConfigProblem, DeviceProblem
 from fluxedge.protocols.host.metrics import METRICS, Machine, Metric, Sample, look_at
 from fluxedge.spi import ByteLink, Written
 
@@ -29,11 +29,13 @@ class HostProtocol:
     """The machine; implements spi.Protocol."""
 
     kind = "host"
+    timeout_s = 0.0  # nobody is asked
 
     def __init__(self, device_id: str, device: DeviceCfg, driver: DriverCfg, clock: Clock) -> None:
         options = typing.cast(HostOptionsCfg, merged_options(driver, device))
         self._machine = Machine(disk=options.disk, interface=options.interface)
         self._clock = clock
+        self.partial: DeviceProblem | None = None  # what is not GOOD is in the round
         self._metrics: dict[str, list[Metric]] = {}
         groups = []
         for name, cfgs in grouped_points(driver, device).items():
@@ -82,7 +84,7 @@ class HostProtocol:
         """Raises ConfigProblem "command-refused": nothing of the machine can be written."""
         raise _refusal(point)
 
-    async def check_link(self, link: ByteLink | None) -> None:
+    async def check_link(self, link: ByteLink | None, timeout_s: float | None = None) -> None:
         """The machine is always there."""
 
     def describe(self) -> list[str]:

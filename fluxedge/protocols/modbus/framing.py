@@ -97,7 +97,9 @@ class Framing(typing.Protocol):
         """Build the question's frame, once; returns it."""
         ...
 
-    async def exchange(self, link: ByteLink, question: Question, timeout_s: float) -> Reply[bytes]:
+    async def exchange(
+        self, link: ByteLink, question: Question, timeout_s: float, pause_s: float = 0.0
+    ) -> Reply[bytes]:
         """Ask a prepared question; return the answer's PDU from `data_at` on, at least one byte.
 
         Raises:
@@ -117,11 +119,14 @@ class TcpFraming:
         question.frame = _SOCKET.encode(question.pdu, question.unit, 0)[2:]  # the transaction id comes last
         return question
 
-    async def exchange(self, link: ByteLink, question: Question, timeout_s: float) -> Reply[bytes]:
+    async def exchange(
+        self, link: ByteLink, question: Question, timeout_s: float, pause_s: float = 0.0
+    ) -> Reply[bytes]:
         self._transaction = transaction = self._transaction % 0xFFFF + 1
         match = TcpMatch(question, transaction)
         try:
-            return await link.exchange(transaction.to_bytes(2, "big") + question.frame, match, timeout_s=timeout_s)
+            frame = transaction.to_bytes(2, "big") + question.frame
+            return await link.exchange(frame, match, timeout_s=timeout_s, pause_s=pause_s)
         except DeviceProblem as problem:
             if problem.code == "no-reply":
                 raise _silence(question, timeout_s, match.seen, match.code) from None
@@ -180,11 +185,13 @@ class RtuFraming:
         question.frame = _RTU.encode(question.pdu, question.unit, 0)
         return question
 
-    async def exchange(self, link: ByteLink, question: Question, timeout_s: float) -> Reply[bytes]:
+    async def exchange(
+        self, link: ByteLink, question: Question, timeout_s: float, pause_s: float = 0.0
+    ) -> Reply[bytes]:
         match = RtuMatch(question)
         size = question.answer_bytes + 3
         try:
-            return await link.exchange(question.frame, match, timeout_s=timeout_s, reply_bytes=size)
+            return await link.exchange(question.frame, match, timeout_s=timeout_s, reply_bytes=size, pause_s=pause_s)
         except DeviceProblem as problem:
             if problem.code == "no-reply":
                 code = "crc-error" if match.damaged else "no-reply"

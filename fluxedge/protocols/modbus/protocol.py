@@ -35,7 +35,7 @@ class ModbusProtocol:
         silence_pymodbus()
         self.unit = compiled.unit
         self.timeout_s = timeout_s
-        self.turnaround_s = compiled.turnaround_s  # extra silence wanted before each request; the poller's to keep
+        self.turnaround_s = compiled.turnaround_s  # extra silence that the device wants before each request
         self.periods_s = compiled.periods_s
         self.partial: DeviceProblem | None = None  # of the last read: why a part of its round is not GOOD
         self._framing = FRAMINGS[framing]()
@@ -74,8 +74,10 @@ class ModbusProtocol:
             LinkProblem: the channel closed.
         """
         self.partial = None
-        framing, timeout_s = self._framing, self.timeout_s
-        read, self.partial = await self._readers[group.name].read(lambda q: framing.exchange(link, q, timeout_s))
+        framing, timeout_s, pause_s = self._framing, self.timeout_s, self.turnaround_s
+        read, self.partial = await self._readers[group.name].read(
+            lambda question: framing.exchange(link, question, timeout_s, pause_s)
+        )
         return read
 
     def encode(self, point: str, value: Value) -> Value:
@@ -147,7 +149,7 @@ class ModbusProtocol:
         words = f"{problem.message}; whether it was executed is not known"
         return DeviceProblem("no-reply", words, "Look at the device; the command is not repeated.")
 
-    async def check_link(self, link: ByteLink) -> None:
+    async def check_link(self, link: ByteLink, timeout_s: float | None = None) -> None:
         """Read the first planned point alone; an exception reply is an answer, too.
 
         Raises:
@@ -158,7 +160,8 @@ class ModbusProtocol:
         first = reader.requests[0]
         question = self._read_question(Request(first.area, first.start, 1, ()))
         try:
-            await self._ask(link, question)
+            limit_s = self.timeout_s if timeout_s is None else timeout_s
+            await self._framing.exchange(link, question, limit_s, self.turnaround_s)
         except DeviceProblem as problem:
             if not problem.alive:
                 raise
@@ -191,7 +194,7 @@ class ModbusProtocol:
         return self._framing.prepare(read_question(self.unit, request))
 
     async def _ask(self, link: ByteLink, question: Question) -> Reply[bytes]:
-        return await self._framing.exchange(link, question, self.timeout_s)
+        return await self._framing.exchange(link, question, self.timeout_s, self.turnaround_s)
 
     async def _ask_point(self, link: ByteLink, point: CompiledPoint) -> Reply[bytes]:
         return await self._ask(link, self._read_question(_alone(point)))

@@ -13,7 +13,7 @@ from fluxedge.config.mistakes import Finding, path_text
 from fluxedge.config.points import grouped_points, periods_s
 from fluxedge.config.structs import DeviceCfg, DriverCfg, SimulatorOptionsCfg, SimulatorPointCfg
 from fluxedge.model import Group, Round
-from fluxedge.problems import ConfigProblem
+from fluxedge.problems import ConfigProblem, DeviceProblem
 from fluxedge.protocols.simulator.points import SimulatedPoint, contradictions
 from fluxedge.spi import ByteLink, Written
 
@@ -38,10 +38,12 @@ class SimulatorProtocol:
     """One simulated device; implements spi.Protocol."""
 
     kind = "simulator"
+    timeout_s = 0.0  # nobody is asked
 
     def __init__(self, device_id: str, device: DeviceCfg, driver: DriverCfg, clock: Clock) -> None:
         options = typing.cast(SimulatorOptionsCfg, merged_options(driver, device))
         self._clock = clock
+        self.partial: DeviceProblem | None = None  # what is not GOOD is in the round
         self._columns: dict[str, list[SimulatedPoint]] = {
             group: [
                 SimulatedPoint(name, typing.cast(SimulatorPointCfg, cfg), options.seed) for name, cfg in cfgs.items()
@@ -106,7 +108,7 @@ class SimulatorProtocol:
         self._written[point] = raw
         return Written(raw, self._engineering(point), True, before)
 
-    async def check_link(self, link: ByteLink | None) -> None:
+    async def check_link(self, link: ByteLink | None, timeout_s: float | None = None) -> None:
         """The simulated device is always there."""
 
     def describe(self) -> list[str]:

@@ -9,12 +9,13 @@ import json
 import random
 import socket
 import typing
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from fluxedge.api import ApiServer
 from fluxedge.app import Gateway
+from fluxedge.clock import Clock, SystemClock
 from fluxedge.commands import Request, Result
 from fluxedge.config.credentials import Secret
 from fluxedge.config.quantities import Seconds
@@ -29,11 +30,12 @@ from fluxedge.config.structs import (
     SimulatorPointCfg,
     UplinkCfg,
 )
+from fluxedge.model import Lane
 
 POINTS: dict[str, typing.Any] = {
     "flow_temp": SimulatorPointCfg(wave="constant", from_=61.5, unit="Cel", label="供水温度"),
     "setpoint": SimulatorPointCfg(wave="constant", from_=55.0, unit="Cel", write=True, min=20, max=80),
-    "pump": SimulatorPointCfg(wave="constant", from_=0, to=2, type="bool", write=True),
+    "pump": SimulatorPointCfg(wave="constant", from_=1, to=1, type="bool", write=True),
     "name": SimulatorPointCfg(wave="constant", type="string", text="一号锅炉", write=True),
     "total": SimulatorPointCfg(wave="constant", type="int64", from_=float(2**60), to=float(2**60)),
 }
@@ -61,6 +63,13 @@ def config(listen: str = "", uplinks: dict[str, UplinkCfg] | None = None) -> Con
         uplinks=uplinks or {},
         secrets={"broker-password": Secret("hunter2")},
     )
+
+
+class TrustedClock(SystemClock):
+    """The clock of a machine that has been set."""
+
+    def trusted(self) -> bool:
+        return True
 
 
 class Reply(typing.NamedTuple):
@@ -107,16 +116,23 @@ class Running:
 
     async def first_round(self) -> None:
         """Wait until both devices have been read and a commit has happened."""
+        await self.until(lambda: len(list(self.gateway.latest.rounds())) == 2 and self.gateway.log.heads[Lane.ROUNDS])
+
+    async def until(self, holds: Callable[[], object]) -> None:
+        """Wait for something that comes with a commit."""
         async with asyncio.timeout(10):
-            while len(list(self.gateway.latest.rounds())) < 2 or not self.gateway.log.commits:
-                await asyncio.sleep(0.01)
+            while not holds():
+                committed = asyncio.Event()
+                self.gateway.log.listeners.append(committed.set)
+                await committed.wait()
+                self.gateway.log.listeners.remove(committed.set)
 
 
 @contextlib.asynccontextmanager
-async def running(state: Path, cfg: Config | None = None) -> AsyncIterator[Running]:
+async def running(state: Path, cfg: Config | None = None, clock: Clock | None = None) -> AsyncIterator[Running]:
     """Run a gateway with its API below a state directory."""
     cfg = cfg or config()
-    gateway = Gateway(cfg, state, rng=random.Random(1))
+    gateway = Gateway(cfg, state, clock or TrustedClock(), rng=random.Random(1))
     api = ApiServer(gateway, state / "api.sock", cfg.api.listen, gateway.owner.spawn, Request, Result)
     try:
         await gateway.start()

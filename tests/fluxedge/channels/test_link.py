@@ -292,6 +292,50 @@ async def test_a_pause_is_kept_before_each_request() -> None:
         assert clock.mono_ns() - begun_ns >= 3 * 20_000_000
 
 
+@pytest.mark.parametrize("scheme", ["tcp", "rtu+tcp"])
+async def test_a_device_that_wants_to_be_asked_slowly_gets_its_pause_and_its_neighbour_does_not(scheme: str) -> None:
+    async with channel_to(answering(ANSWER), scheme) as channel:
+        link = await channel.open()
+        loop = asyncio.get_running_loop()
+        assert await ask(link) == ANSWER
+        for pause_s, least_s in ((0.03, 0.03), (0.0, 0.0), (0.03, 0.03)):
+            begun_s = loop.time()
+            await link.exchange(REQUEST, match, timeout_s=5.0, pause_s=pause_s)
+            assert loop.time() - begun_s >= least_s
+            assert pause_s or loop.time() - begun_s < 0.03
+        begun_s = loop.time()
+        await link.send(REQUEST, pause_s=0.03)
+        assert loop.time() - begun_s >= 0.03
+
+
+async def test_a_pause_that_has_passed_already_costs_nothing_more() -> None:
+    async with channel_to(answering(ANSWER)) as channel:
+        link = await channel.open()
+        await link.exchange(REQUEST, match, timeout_s=5.0, pause_s=0.04)
+        await asyncio.sleep(0.045)
+        begun_s = asyncio.get_running_loop().time()
+        await link.exchange(REQUEST, match, timeout_s=5.0, pause_s=0.04)
+        assert asyncio.get_running_loop().time() - begun_s < 0.03
+
+
+async def test_a_channel_knows_when_its_peer_hung_up() -> None:
+    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.write(ANSWER)
+        await writer.drain()
+
+    async with channel_to(once) as channel:
+        assert not channel.is_open()
+        link = await channel.open()
+        assert channel.is_open()
+        await ask(link)
+        await until(lambda: not channel.is_open())
+        await channel.open()
+        assert channel.is_open()
+        await channel.close()
+        assert not channel.is_open()
+
+
 # --- RTU over TCP: no transaction ids ---
 
 

@@ -139,11 +139,10 @@ MISTAKES = {
         '[log]\nkeep = "1d"\ncommit = "2m"\n',
         "3: log.commit: 2m is not between 50ms and 1m",
     ),
-    "a time zone that does not exist": (
+    "a log that is too small for itself": (
         "fluxedge.toml",
-        '[gateway]\ntimezone = "Mars/Base"\n',
-        '2: gateway.timezone: "Mars/Base" is not a time zone — '
-        'Write a name such as "Europe/Berlin" or "Asia/Shanghai".',
+        '[log]\nbacklog = "8MiB"\nsegment = "1MiB"\n',
+        '2: log.backlog: 8MiB is less than 16MiB — The file takes about 1 MiB for itself; write for example "4GiB".',
     ),
     "an address that cannot be listened on": (
         "fluxedge.toml",

@@ -41,7 +41,6 @@ def test_shipped_drivers_are_valid(path: Path) -> None:
 MAIN = """
 [gateway]
 id = "hall-a"
-timezone = "Europe/Berlin"
 [log]
 commit = "1s"
 backlog = "4GiB"

@@ -41,15 +41,17 @@ class ScriptedLink:
         self.silent: Callable[[Pdu], bool] = lambda pdu: False
         self.suspect: Callable[[Pdu], bool] = lambda pdu: False
         self.reply_bytes: list[int] = []
+        self.pauses_s: list[float] = []
 
     async def exchange(
-        self, request: bytes, match: typing.Any, *, timeout_s: float, reply_bytes: int = 0
+        self, request: bytes, match: typing.Any, *, timeout_s: float, reply_bytes: int = 0, pause_s: float = 0.0
     ) -> Reply[typing.Any]:
         pdu = request[7:] if self.framing == "tcp" else request[1:-2]
         if self.framing == "rtu":
             assert request[-2:] == crc(request[:-2])
         self.asked.append(pdu)
         self.reply_bytes.append(reply_bytes)
+        self.pauses_s.append(pause_s)
         answer = self.frame(request, self.answer(pdu))
         chunks = [] if self.silent(pdu) else [answer] if self.frames is None else self.frames(request, answer)
         buffer = b""
@@ -62,7 +64,7 @@ class ScriptedLink:
                 return Reply(found, WALL_NS + now, MONO_NS + now, self.suspect(pdu))
         raise DeviceProblem("no-reply", f"nothing within {timeout_s} s")
 
-    async def send(self, request: bytes) -> None:
+    async def send(self, request: bytes, *, pause_s: float = 0.0) -> None:
         raise AssertionError("nothing here is a broadcast")
 
     def frame(self, request: bytes, pdu: Pdu, unit: int | None = None) -> bytes:

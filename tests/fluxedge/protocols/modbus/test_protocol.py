@@ -81,7 +81,9 @@ class SocketLink:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
 
-    async def exchange(self, request: bytes, match: typing.Any, *, timeout_s: float, reply_bytes: int = 0) -> Reply:
+    async def exchange(
+        self, request: bytes, match: typing.Any, *, timeout_s: float, reply_bytes: int = 0, pause_s: float = 0.0
+    ) -> Reply:
         self.writer.write(request)
         buffer = b""
         async with asyncio.timeout(timeout_s):
@@ -92,7 +94,7 @@ class SocketLink:
                 if found is not None:
                     return Reply(found, 1, 1)
 
-    async def send(self, request: bytes) -> None:
+    async def send(self, request: bytes, *, pause_s: float = 0.0) -> None:
         self.writer.write(request)
 
 
@@ -137,3 +139,13 @@ async def talk(build: Build, link: SocketLink) -> None:
         assert (await protocol.write(link, name, value)).verified, name
     read = await protocol.read(link, protocol.groups[0])
     assert read.values == (21.5, -2, False, False, True, -21.5, 2**40 + 1, True, "EM-340")
+
+
+async def test_the_turnaround_of_the_driver_file_goes_before_every_request(build: Build, link: typing.Any) -> None:
+    protocol = build({"a": {"at": "hr:0", "write": True}}, link.framing, turnaround_s=0.02)
+    link.words["hr"] = {0: 1}
+    await protocol.read(link, protocol.groups[0])
+    await protocol.check_link(link)
+    await protocol.write(link, "a", 2)
+    assert link.pauses_s == [0.02] * len(link.asked)
+    assert len(link.asked) == 4

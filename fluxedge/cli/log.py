@@ -1,0 +1,181 @@
+"""`fluxedge log query` and `fluxedge log export`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+import time
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+
+from fluxedge.cli import places, show
+from fluxedge.cli.online import Daemon, Data, Trouble, quiet_pipe
+from fluxedge.problems import Problem
+
+NEWEST = 20  # records that `query` shows when no time is given
+Params = dict[str, str]
+F = typing.TypeVar("F", bound=Callable[..., typing.Any])
+
+
+@click.group()
+def log() -> None:
+    """Query or export what the log holds.
+
+    The running gateway is asked; with --state DIR the files of a gateway are read directly, whether it runs or not.
+    """
+
+
+def _options(verb: F) -> F:
+    path = click.Path(path_type=Path)
+    for option in (
+        click.option("--socket", "socket_path", type=path, help="Unix socket of the running gateway."),
+        click.option("--state", type=path, help="Read the log below this directory, without a gateway."),
+        click.option("--limit", type=click.IntRange(min=0), help="At most so many records; 0 = all."),
+        click.option("--kind", multiple=True, help="Only events of this kind; may be repeated."),
+        click.option("--point", multiple=True, help="Only this DEVICE.POINT; may be repeated."),
+        click.option("--device", multiple=True, help="Only this device; may be repeated."),
+        click.option("--until", default="", help="Before this instant."),
+        click.option("--since", default="", help='From then on: "1h" (ago), "2026-03-01", "2026-03-01T12:00+08:00".'),
+        click.option("--lane", type=click.Choice(["rounds", "events"]), default="rounds", show_default=True),
+    ):
+        verb = option(verb)
+    return verb
+
+
+@log.command()
+@_options
+@click.option("--format", "form", type=click.Choice(["table", "jsonl", "csv"]), default="table", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="The same as --format jsonl.")
+def query(form: str, as_json: bool, since: str, until: str, limit: int | None, **given: typing.Any) -> None:
+    """Show records; without --since or --until the newest 20 (jsonl and csv: newest first)."""
+    form = "jsonl" if as_json else form
+    newest = not since and not until
+    count = limit if limit is not None else NEWEST if newest else 0
+    params = _params(given) | {"since": since, "until": until, "limit": str(count)}
+    if newest:
+        params["order"] = "newest"
+    if form == "table":
+        _table(given, params, newest)
+    else:
+        _write(given, params | {"format": form}, None)
+
+
+@log.command()
+@_options
+@click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="The same as --format jsonl.")
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to this file.")
+def export(
+    form: str, as_json: bool, output: Path | None, since: str, until: str, limit: int | None, **given: typing.Any
+) -> None:
+    """Write records as CSV (a line per value) or as JSON lines (an object per record)."""
+    params = _params(given) | {"since": since, "until": until, "limit": str(limit or 0)}
+    _write(given, params | {"format": "jsonl" if as_json else form}, output)
+
+
+def _params(given: dict[str, typing.Any]) -> Params:
+    """Return the parameters that both verbs have, as the API takes them."""
+    lists = {name: ",".join(given[name]) for name in ("device", "point", "kind")}
+    return {"lane": given["lane"], **lists}
+
+
+@contextlib.contextmanager
+def _chunks(given: dict[str, typing.Any], params: Params) -> Iterator[Iterator[str]]:
+    """Give the answer in pieces of text, from the running gateway."""
+    daemon = Daemon(places.socket_path(given["socket_path"], None))
+    with daemon.text("/log", **params) as pieces:
+        yield pieces
+
+
+def _write(given: dict[str, typing.Any], params: Params, output: Path | None) -> None:
+    """Write what the API or the file gives, as it is."""
+    with quiet_pipe(), contextlib.ExitStack() as stack:
+        file: typing.TextIO = sys.stdout
+        if output is not None:
+            try:
+                file = stack.enter_context(output.open("w", encoding="utf-8", newline=""))
+            except OSError as exc:
+                raise Trouble(f"{output}: {exc.strerror}") from exc
+        if given["state"] is not None:
+            _offline(given["state"], params, file.write)
+        else:
+            with _chunks(given, params) as pieces:
+                for piece in pieces:
+                    file.write(piece)
+        file.flush()
+
+
+def _offline(state: Path, params: Params, write: Callable[[str], object]) -> None:
+    """Read the log's file.
+
+    Raises:
+        Trouble: there is none, or a parameter means nothing.
+    """
+    from fluxedge.api.logs import wanted
+    from fluxedge.log import export as exports
+    from fluxedge.log import query as queries
+
+    damaged = 0
+
+    def count(*_: object) -> None:
+        nonlocal damaged
+        damaged += 1
+
+    async def read() -> None:
+        asked = wanted(lambda name: params.get(name, ""), time.time_ns())
+        async with contextlib.aclosing(queries.query(state / "log.db", asked, count)) as found:
+            if params.get("format") == "csv":
+                await exports.export_csv(found, write, asked.lane)
+            else:
+                await exports.export_jsonl(found, write)
+
+    try:
+        asyncio.run(read())
+    except ValueError as exc:
+        raise Trouble(str(exc)) from exc
+    except Problem as problem:
+        raise Trouble(problem.message, problem.hint) from problem
+    if damaged:
+        click.echo(f"{damaged} rows of the log are damaged; their records are missing here.", err=True)
+
+
+def _table(given: dict[str, typing.Any], params: Params, newest: bool) -> None:
+    """Print records as a table, oldest first."""
+    if given["state"] is not None:
+        pieces: list[str] = []
+        _offline(given["state"], params, pieces.append)
+    else:
+        with _chunks(given, params) as found:
+            pieces = list(found)
+    records = [json.loads(line) for line in "".join(pieces).splitlines()]
+    if newest:
+        records.reverse()
+    with quiet_pipe():
+        if given["lane"] == "events":
+            show.table(("seq", "at", "item", "event", "data"), map(_event, records), right=(0,))
+        else:
+            heads = ("seq", "at", "device", "values")
+            show.table(heads, map(_round, records), right=(0,))
+
+
+def _event(record: Data) -> list[show.Cell]:
+    data = "  ".join(f"{key}={value}" for key, value in record["data"].items())
+    return [str(record["seq"]), _at(record), record["item"], record["kind"], data]
+
+
+def _round(record: Data) -> list[show.Cell]:
+    quality = record.get("quality", {})
+    words = [
+        f"{name}={'-' if value is None else show.number(value)}" + (f" ({quality[name]})" if name in quality else "")
+        for name, value in record["values"].items()
+    ]
+    return [str(record["seq"]), _at(record), record["device"], "  ".join(words)]
+
+
+def _at(record: Data) -> str:
+    return show.moment(int(record["at_ns"]) // 1000) + (" unsynced" if "unsynced" in record else "")

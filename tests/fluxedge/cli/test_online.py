@@ -1,0 +1,55 @@
+"""The client of the running gateway: what it says when there is none."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from fluxedge.cli.main import NOT_PERMITTED, NOT_RUNNING
+from fluxedge.permissions import Principal
+from tests.fluxedge.api.running import Running
+from tests.fluxedge.cli.conftest import verb
+
+ONLINE = (
+    ("status",), ("points",), ("watch",), ("queue",), ("reload",), ("write", "boiler-1.pump", "on"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("words", ONLINE, ids=lambda words: words[0])
+async def test_every_verb_says_how_to_start_a_gateway_that_does_not_run(words: tuple[str, ...], tmp_path: Path) -> None:
+    done = await verb(words[0], "--state", str(tmp_path), *words[1:])
+    assert done.exit_code == NOT_RUNNING
+    assert f"fluxedge does not run (no socket at {tmp_path}/api.sock)." in done.stderr
+    assert "systemctl start fluxedge" in done.stderr
+    assert done.stdout == ""
+
+
+async def test_a_socket_that_a_dead_gateway_left_is_no_gateway(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "api.sock"))
+    done = await verb("status", "--state", str(tmp_path))
+    assert done.exit_code == NOT_RUNNING
+    assert "nobody listens" in done.stderr
+
+
+@pytest.mark.parametrize("words", [("reload",), ("write", "boiler-1.pump", "on")], ids=lambda words: words[0])
+async def test_a_viewer_is_told_how_to_become_more(run: Running, say, monkeypatch, words: tuple[str, ...]) -> None:
+    monkeypatch.setattr(run.api, "identify", lambda http: Principal("peer", "uid 7 (anna)", "viewer"))
+    done = await say(*words)
+    assert done.exit_code == NOT_PERMITTED
+    assert "uid 7 (anna) may not" in done.stderr
+    assert "usermod -aG fluxedge" in done.stderr
+
+
+async def test_the_socket_may_be_named_by_the_environment(run: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLUXEDGE_SOCKET", str(run.socket))
+    done = await verb("status", "--json")
+    assert json.loads(done.stdout)["gateway"]["id"] == "gw-test"
+
+
+async def test_the_state_directory_leads_to_the_socket(run: Running) -> None:
+    done = await verb("points", "boiler-1.*", "--state", str(run.socket.parent), "--json")
+    assert {point["device"] for point in json.loads(done.stdout)} == {"boiler-1"}

@@ -1,0 +1,75 @@
+"""`fluxedge status`: at a glance."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from fluxedge.cli import aligned
+from fluxedge.clock import SystemClock
+from fluxedge.problems import DeviceProblem
+from tests.fluxedge.api.running import Running, running
+from tests.fluxedge.cli.conftest import verb
+
+
+async def test_it_says_who_runs_what_and_what_the_log_holds(run: Running, say) -> None:
+    done = await say("status")
+    assert done.exit_code == 0
+    first, *lines = done.stdout.splitlines()
+    assert first.startswith("Heizhaus (gw-test)   fluxedge ")
+    assert any(line.startswith("devices") and "2 ok, 1 disabled; 10 points" in line for line in lines)
+    assert any(
+        line.startswith("log") and "records of the last" in line and "of at most 4.0 GiB" in line for line in lines
+    )
+    assert "none configured" in done.stdout
+    assert lines[-1] == "No problems."
+
+
+async def test_a_problem_says_since_when_and_what_to_do(run: Running, say) -> None:
+    for _ in range(3):
+        run.gateway.problems.report("device:boiler-1", DeviceProblem("no-reply", "silent for 1 s", "Check the power."))
+    done = await say("status")
+    assert "1 problem:" in done.stdout
+    assert "device:boiler-1: no-reply for " in done.stdout
+    assert ", 3 times" in done.stdout
+    assert "silent for 1 s" in done.stdout
+    assert "-> Check the power." in done.stdout
+
+
+async def test_json_is_one_object_with_everything(say) -> None:
+    found = json.loads((await say("status", "--json")).stdout)
+    assert found["devices"] == {"ok": 2, "disabled": 1}
+    assert found["log"]["lanes"][0]["records"] > 0
+    assert found["problems"] == []
+
+
+async def test_parts_and_single_items_can_be_asked_for(run: Running, say) -> None:
+    devices = (await say("status", "devices")).stdout.splitlines()
+    assert devices[0].split()[:3] == ["device", "label", "driver"]
+    assert devices[1].split()[:4] == ["boiler-1", "锅炉", "boiler", "boiler-1@gateway"]
+    one = (await say("status", "boiler-2")).stdout
+    assert one.startswith("device boiler-2")
+    assert "No problems." in one
+    assert json.loads((await say("status", "log", "--json")).stdout)["epoch"] == run.gateway.log.epoch
+
+
+async def test_columns_align_where_characters_are_two_places_wide(say) -> None:
+    lines = (await say("status", "devices")).stdout.splitlines()
+    column = lines[0].index("driver")
+    assert [aligned.width(line.split(" boiler ")[0]) + 1 for line in lines[1:]] == [column] * 3
+
+
+async def test_an_unknown_item_gets_a_suggestion(say) -> None:
+    done = await say("status", "boiler-22")
+    assert done.exit_code == 1
+    assert "Did you mean boiler-2?" in done.stderr
+
+
+async def test_a_clock_that_was_never_set_is_said(tmp_path: Path) -> None:
+    class UnsetClock(SystemClock):
+        def trusted(self) -> bool:
+            return False
+
+    async with running(tmp_path, clock=UnsetClock()):
+        done = await verb("status", "--state", str(tmp_path))
+    assert "not set yet" in done.stdout
