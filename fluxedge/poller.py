@@ -125,9 +125,9 @@ class Poller:
             return order.done
         self._orders.add(order, deadline_s)
         self._news.set()
-        probing, self._probing = self._probing, None
-        if probing is not None:
-            probing.reschedule(loop.time())
+        if self._probing is not None and self._can_go(device):
+            self._probing.reschedule(loop.time())
+            self._probing = None  # it ends once
         return order.done
 
     # --- the task -----------------------------------------------------------------------------------------------------

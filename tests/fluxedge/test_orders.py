@@ -209,6 +209,20 @@ async def test_a_command_ends_the_wait_for_a_silent_device_but_never_a_live_read
 
 
 @virtual
+async def test_a_command_that_waits_for_a_silent_device_does_not_keep_it_from_being_asked() -> None:
+    dead = FakeProtocol("dead", timeout_s=5.0)
+    async with rig(dead=dead) as r:
+        dead.fault = silence
+        await until(lambda: bool(dead.probes))
+        begun_s = dead.probes[0][0]
+        waiting = r.order("dead", in_s=100.0, patient=True)
+        dead.fault = lambda: None
+        await until(lambda: not dead.under_way)
+        assert now() >= begun_s + 5.0
+        assert (await waiting).verified
+
+
+@virtual
 async def test_many_commands_in_one_instant_end_a_probe_once() -> None:
     dead, live = FakeProtocol("dead", timeout_s=10.0), FakeProtocol("live", main=60.0)
     async with rig(dead=dead, live=live) as r:

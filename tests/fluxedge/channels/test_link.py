@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 import uvloop
 
-from fluxedge.channels import open_channel
+from fluxedge.channels import open_channel, tcp
 from fluxedge.channels.late import SUSPECTS_MAX
 from fluxedge.channels.link import Link, WireChannel
 from fluxedge.clock import SystemClock
@@ -369,17 +369,21 @@ async def test_another_unit_on_the_line_is_not_suspect() -> None:
         assert (await link.exchange(REQUEST, match, timeout_s=0.2, reply_bytes=7)).suspect
 
 
-async def test_a_reply_that_comes_before_the_next_request_is_dropped_not_taken() -> None:
+async def test_a_reply_that_comes_before_the_next_request_is_dropped_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tcp, "RESYNC_S", 0.5)  # longer than a busy machine keeps the peer waiting
+    given_up = asyncio.Event()
+
     async def late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(100)
-        await asyncio.sleep(0.1)
+        await given_up.wait()
         writer.write(b"<late!>")
         await answering(ANSWER)(reader, writer)
 
     async with channel_to(late, "rtu+tcp") as channel:
         link = await channel.open()
         with pytest.raises(DeviceProblem, match="no-reply"):
-            await ask(link, timeout_s=0.08, reply_bytes=7)
+            await ask(link, timeout_s=0.05, reply_bytes=7)
+        given_up.set()
         assert await ask(link, reply_bytes=7) == ANSWER  # the silence before it is longer than the reply is late
         assert channel.tally.dropped_bytes == 7
 
