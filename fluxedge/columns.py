@@ -11,6 +11,7 @@ that every point is GOOD, so that the hot path asks nothing per point: a None th
 
 from __future__ import annotations
 
+import base64
 import math
 import struct
 import typing
@@ -26,6 +27,18 @@ _GOOD, _UNCERTAIN, _BAD, _OFFLINE = 0, 1, 2, 3  # model.Quality; columns lies be
 _ZERO: dict[str, Value] = {"s": "", "y": b"", "?": False, "f": 0.0, "d": 0.0}
 _FLOAT32_MOST = 3.4028234663852886e38
 _UNFIT = (struct.error, TypeError, AttributeError, OverflowError, UnicodeEncodeError)  # what packing a wrong raw raises
+
+
+JSON_EXACT = 2**53  # beyond, a reader that has only doubles would round (RFC 8259, 6)
+
+
+def json_value(value: Value | None) -> float | int | bool | str | None:
+    """Return a value that every reader of JSON can carry: bytes as base64, integers beyond 2**53 as text."""
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, int) and not -JSON_EXACT <= value <= JSON_EXACT:
+        return str(value)
+    return value
 
 
 class Column(typing.Protocol):

@@ -11,7 +11,6 @@ its key may be used again.
 from __future__ import annotations
 
 import asyncio
-import base64
 import typing
 import uuid
 from collections.abc import Callable
@@ -20,7 +19,7 @@ import msgspec
 from msgspec import Meta
 
 from fluxedge.clock import Clock
-from fluxedge.columns import Value
+from fluxedge.columns import Value, json_value
 from fluxedge.log import Log, LogFault
 from fluxedge.permissions import COMMAND, Principal, authorise
 from fluxedge.pipeline import Pipeline
@@ -34,7 +33,6 @@ RESULT_WAIT_S = 10.0  # for a result to become durable; then the caller is told 
 CLOSE_S = 5.0
 PAYLOAD_BYTES = 16 * 1024
 _INT_LEAST, _INT_MOST = -(2**63), 2**64 - 1  # what a register of any type, and the log, can hold
-_SAFE = 2**53  # beyond, a reader that has only doubles would round
 
 State = typing.Literal["done", "sent", "refused", "failed", "unknown"]
 Text = typing.Annotated[str, Meta(max_length=1000)]
@@ -222,7 +220,7 @@ class Commander:
         answer: asyncio.Future[Result],
     ) -> None:
         data = {
-            "key": request.key, "point": request.point, "value": plain(request.value), "raw": plain(raw),
+            "key": request.key, "point": request.point, "value": json_value(request.value), "raw": json_value(raw),
             "by": str(principal),
         }  # fmt: skip
         try:
@@ -271,9 +269,9 @@ class Commander:
             states |= dict.fromkeys(("no-reply", "command-unknown", "bug"), "unknown")
             return _result(request, states.get(problem.code, "failed"), problem)
         return Result(
-            key=request.key, device=request.device, point=request.point, value=plain(request.value),
+            key=request.key, device=request.device, point=request.point, value=json_value(request.value),
             state="done" if written.verified else "sent",
-            read_back=plain(written.read_back), before=plain(written.before),
+            read_back=json_value(written.read_back), before=json_value(written.before),
             message="" if written.verified else "the device does not read back what was written",
         )  # fmt: skip
 
@@ -299,15 +297,6 @@ class Commander:
         return answer
 
 
-def plain(value: Value | None) -> typing.Any:
-    """Return a value that every reader of JSON can carry."""
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    if isinstance(value, int) and not -_SAFE <= value <= _SAFE:
-        return str(value)
-    return value
-
-
 def _stored(key: str, asked: bytes, answer: bytes | None) -> tuple[Request, Result]:
     """Return what the log holds of a command; one without a result was interrupted."""
     try:
@@ -325,7 +314,7 @@ def _stored(key: str, asked: bytes, answer: bytes | None) -> tuple[Request, Resu
 
 def _result(request: Request, state: State, problem: Problem) -> Result:
     return Result(
-        key=request.key, device=request.device, point=request.point, value=plain(request.value), state=state,
+        key=request.key, device=request.device, point=request.point, value=json_value(request.value), state=state,
         code=problem.code, message=problem.message, hint=problem.hint,
     )  # fmt: skip
 
@@ -335,4 +324,4 @@ def _event(result: Result, by: object) -> dict[str, typing.Any]:
     said = ("key", "point", "state", "code", "message", "hint")
     texts = {name: text for name in said if (text := getattr(result, name))}
     values = {name: getattr(result, name) for name in ("value", "read_back", "before")}
-    return texts | {name: plain(value) for name, value in values.items() if value is not None} | {"by": str(by)}
+    return texts | {name: json_value(value) for name, value in values.items() if value is not None} | {"by": str(by)}

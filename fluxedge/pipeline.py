@@ -28,6 +28,7 @@ from fluxedge.log import Batch, Gap, Log, LogFault
 from fluxedge.model import Event, Flag, Lane, Round
 from fluxedge.problems import Problem, ProblemBook
 
+TIMER_S = 0.001  # uvloop's timers and clock count whole milliseconds: what is due within one is due
 CROWDED_S = 1.0  # a poller that waits this long to be rid of a round has a problem
 BATCH_BYTES = 1 << 20
 HELD_BYTES = 8 << 20  # packed; a minute of 60,000 points/s of 16-bit registers
@@ -284,8 +285,8 @@ class Pipeline:
     def _due(self, now_s: float) -> bool:
         """Tell whether the open batch must close; an empty one does so to save cursors and to hear from the writer."""
         if not self._open.batch:
-            return not self._stopping and now_s >= self.last_outcome_s + CURSORS_S
-        return now_s >= self._close_at_s or self._stopping or self._open.batch.packed_bytes >= BATCH_BYTES
+            return not self._stopping and now_s + TIMER_S >= self.last_outcome_s + CURSORS_S
+        return now_s + TIMER_S >= self._close_at_s or self._stopping or self._open.batch.packed_bytes >= BATCH_BYTES
 
     def _next_commit_s(self) -> float:
         """Return the loop time at which `_advance_commit` has something to do; the end of a commit wakes us too."""

@@ -147,7 +147,7 @@ class ProblemBook:
 
     def __init__(self, wall_ns: Callable[[], int]) -> None:
         self._wall_ns = wall_ns
-        self._standing: dict[tuple[str, str], Standing] = {}
+        self._standing: dict[str, dict[str, Standing]] = {}  # item -> code -> what stands
         self.listeners: list[Listener] = []
         self.raised_total: dict[str, int] = dict.fromkeys(CODES, 0)  # code -> occurrences, for metrics
 
@@ -158,36 +158,43 @@ class ProblemBook:
             return
         now_ns = self._wall_ns()
         self.raised_total[problem.code] += 1
-        key = (item, problem.code)
-        before = self._standing.get(key)
+        codes = self._standing.setdefault(item, {})
+        before = codes.get(problem.code)
         if before is None:
             standing = Standing(item, problem.code, problem.message, problem.hint, now_ns, now_ns, 1)
-            self._standing[key] = standing
+            codes[problem.code] = standing
             self._tell("raised", item, standing)
         else:
-            self._standing[key] = replace(
+            codes[problem.code] = replace(
                 before, message=problem.message, hint=problem.hint, last_ns=now_ns, count=before.count + 1
             )
 
     def clear(self, item: str, *codes: str) -> None:
         """Clear the problems of `item` with these codes; all of them when no code is given."""
-        for key in [k for k in self._standing if k[0] == item and (not codes or k[1] in codes)]:
-            self._tell("cleared", item, self._standing.pop(key))
+        standing = self._standing.get(item)
+        if standing is None:
+            return
+        gone = [standing.pop(code) for code in codes or tuple(standing) if code in standing]
+        if not standing:
+            del self._standing[item]
+        for problem in gone:
+            self._tell("cleared", item, problem)
 
     def of(self, item: str) -> list[Standing]:
         """Return what stands on `item`, oldest first."""
-        return [standing for standing in self if standing.item == item]
+        return sorted(self._standing.get(item, {}).values(), key=lambda standing: standing.since_ns)
 
     def stands(self, item: str, code: str) -> bool:
         """Tell whether `code` stands on `item`."""
-        return (item, code) in self._standing
+        return code in self._standing.get(item, ())
 
     def __iter__(self) -> Iterator[Standing]:
         """Iterate over everything that stands, oldest first."""
-        return iter(sorted(self._standing.values(), key=lambda standing: standing.since_ns))
+        standing = [one for codes in self._standing.values() for one in codes.values()]
+        return iter(sorted(standing, key=lambda standing: standing.since_ns))
 
     def __len__(self) -> int:
-        return len(self._standing)
+        return sum(len(codes) for codes in self._standing.values())
 
     def _tell(self, change: str, item: str, standing: Standing) -> None:
         for listener in self.listeners:

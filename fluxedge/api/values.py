@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import typing
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
 from fluxedge.api.answers import LiveRound, PointAnswer
-from fluxedge.columns import Value
+from fluxedge.columns import Value, json_value
 from fluxedge.latest import Latest, Reading
 from fluxedge.model import Group, Point, Quality, Round
 from fluxedge.spi import Protocol
 
-_SAFE = 2**53  # beyond, a reader that has only doubles would round
 _QUALITY = [quality.name for quality in Quality]
-
-
-def plain(value: Value | None) -> typing.Any:
-    """Return a value that JSON can carry."""
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    if isinstance(value, int) and not -_SAFE <= value <= _SAFE:
-        return str(value)
-    return value
 
 
 def text_of(point: Point, value: Value | None) -> str:
@@ -58,7 +47,7 @@ def point_answer(group: Group, point: Point, reading: Reading | None) -> PointAn
         label=point.label,
         unit=point.unit,
         type=type_of(point),
-        value=plain(value),
+        value=json_value(value),
         text=text_of(point, value),
         quality=reading.quality.name if reading else "",
         at_us=reading.at_ns // 1000 if reading else 0,
@@ -96,7 +85,7 @@ def live_round(round_: Round, columns: Sequence[int]) -> LiveRound:
         device=group.device,
         group=group.name,
         at_us=round_.at_ns // 1000,
-        values={group.names[i]: plain(round_.values[i]) for i in columns},
+        values={group.names[i]: json_value(round_.values[i]) for i in columns},
         quality={group.names[i]: _QUALITY[quality[i]] for i in columns if quality[i]} if quality else {},
         text={name: text for name, text in texts if text},
     )

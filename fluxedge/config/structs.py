@@ -90,6 +90,8 @@ class TopicsCfg(Table, frozen=True, kw_only=True):
             rest = topic.replace("{gateway}", "")
             if "{" in rest or "}" in rest:
                 raise ValueError(f'{name}: "{topic}": only {{gateway}} can be replaced')
+        if self.command in (self.rounds, self.events, self.status, self.response):
+            raise ValueError(f'command: the gateway itself publishes to "{self.command}"; it would answer itself')
 
 
 class TlsCfg(Table, frozen=True, kw_only=True):

@@ -11,12 +11,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import msgspec
 
-from fluxedge.columns import Value
+from fluxedge.columns import Value, json_value
 from fluxedge.model import Event, Flag, Lane, Quality, Record, Round
 
 ROUND_COLUMNS = ("at", "device", "point", "value", "quality", "unit", "seq", "epoch")
 EVENT_COLUMNS = ("at", "item", "kind", "data", "seq", "epoch")
-_SAFE = 2**53  # integers beyond are text: JSON readers take them for floats
 _NAMES = [quality.name for quality in Quality]
 _json = msgspec.json.Encoder()
 
@@ -98,7 +97,7 @@ def as_object(record: Record) -> dict[str, typing.Any]:
 
 def _round(round_: Round) -> dict[str, typing.Any]:
     group = round_.group
-    values = round_.values if group.codec.plain else [_plain(value) for value in round_.values]
+    values = round_.values if group.codec.plain else [json_value(value) for value in round_.values]
     found: dict[str, typing.Any] = {
         "device": group.device, "group": group.name, "values": dict(zip(group.names, values, strict=True)),
     }  # fmt: skip
@@ -106,11 +105,3 @@ def _round(round_: Round) -> dict[str, typing.Any]:
         marks = zip(group.names, round_.quality, strict=True)
         found["quality"] = {name: _NAMES[mark] for name, mark in marks if mark}
     return found
-
-
-def _plain(value: Value | None) -> typing.Any:
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    if isinstance(value, int) and not isinstance(value, bool) and not -_SAFE <= value <= _SAFE:
-        return str(value)
-    return value

@@ -15,19 +15,17 @@ floats against 72 for dict(zip()) and 66 for keys spliced between encoded column
 
 from __future__ import annotations
 
-import base64
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
 
-from fluxedge.columns import Value
+from fluxedge.columns import Value, json_value
 from fluxedge.model import Event, Flag, Group, Lane, Quality, Record, Round
 from fluxedge.spi import Message
 
 JSON = "application/json"
-_SAFE = 2**53  # the largest integer up to which every JSON reader is exact (RFC 8259, 6)
 _QUALITY = [quality.name for quality in Quality]
 _STRUCT_POINTS = 32768  # a struct of 500 fields takes 200 KiB and 3 ms to make; further lists of names use a dict
 _SHAPES = 16384
@@ -195,16 +193,8 @@ def _carried(shape: _Shape, values: tuple[Value | None, ...]) -> Sequence[typing
         return values
     carried: list[typing.Any] = list(values)
     for i in shape.wide:
-        carried[i] = _one(carried[i])
+        carried[i] = json_value(carried[i])
     return carried
-
-
-def _one(value: typing.Any) -> typing.Any:
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    if isinstance(value, int) and not -_SAFE <= value <= _SAFE:
-        return str(value)
-    return value
 
 
 def _deep(value: typing.Any) -> typing.Any:
@@ -213,4 +203,4 @@ def _deep(value: typing.Any) -> typing.Any:
         return {str(key): _deep(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_deep(item) for item in value]
-    return _one(value)
+    return json_value(value)

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fluxedge import commands
-from fluxedge.columns import Value
+from fluxedge.columns import Value, json_value
 from fluxedge.commands import PAYLOAD_BYTES, Commander, Request, Result, decode
 from fluxedge.config.quantities import Bytes
 from fluxedge.config.structs import (
@@ -459,4 +459,4 @@ def test_whatever_a_caller_asks_for_is_encoded_or_refused(protocol: Protocol, va
         for name in group.names:
             with contextlib.suppress(ConfigProblem):
                 raw = protocol.encode(name, value)
-                assert msgspec.msgpack.encode(commands.plain(raw)) is not None
+                assert msgspec.msgpack.encode(json_value(raw)) is not None

@@ -359,6 +359,11 @@ MISTAKES = {
         '[uplinks.a]\nurl = "mqtt://a"\ntopics.rounds = "a/#"\n',
         '3: uplinks.a.topics.rounds: "a/#" is not a topic to publish to (no +, #, not empty)',
     ),
+    "commands on a topic of the answers": (
+        "fluxedge.toml",
+        '[uplinks.a]\nurl = "mqtt://a"\ntopics.command = "a/b"\ntopics.response = "a/b"\n',
+        '3: uplinks.a.topics.command: the gateway itself publishes to "a/b"; it would answer itself',
+    ),
     "a pattern of commands": (
         "fluxedge.toml",
         '[uplinks.a]\nurl = "mqtt://a"\ncommands = ["*", "m1"]\n',
