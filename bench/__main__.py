@@ -1,6 +1,6 @@
 """Measure the gateway beside the floor, in turn, on one processor, and print what it costs beside its budgets.
 
-    python -m bench [--quick] [--workloads W1,W2,W3,idle] [--yardstick PATH] [--json PATH] [--strict]
+    python -m bench [--quick] [--workloads W1,W2,W3,idle] [--yardstick PATH | --no-yardstick] [--json PATH] [--strict]
 
 Ratios within one run count; absolute figures belong to the machine and to what else it does.
 """
@@ -24,6 +24,12 @@ from bench.workloads import WORKLOADS
 
 IDLE = "idle"
 OUT = Path(__file__).resolve().parent / "out"
+YARDSTICK = Path(__file__).resolve().parents[2] / "shared" / "bench" / "floor.py"  # beside the checkout
+
+
+def standard_yardstick(beside: Path = YARDSTICK) -> Path | None:
+    """Return the floor script beside the checkout, if there is one."""
+    return beside if beside.is_file() else None
 
 
 def arguments() -> argparse.Namespace:
@@ -36,7 +42,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--workloads", default=names, help=f"some of {names} [all]")
     parser.add_argument("--repetitions", type=int, default=2, help="how often floor and gateway take turns [2]")
     parser.add_argument("--seconds", type=float, default=8.0, help="measured time of each turn [8]")
-    parser.add_argument("--yardstick", type=Path, help="another floor script to measure in the same run")
+    yardstick = parser.add_mutually_exclusive_group()
+    words = "another floor script to measure in the same run [../shared/bench/floor.py, if it is there]"
+    yardstick.add_argument("--yardstick", type=Path, default=standard_yardstick(), help=words)
+    yardstick.add_argument("--no-yardstick", dest="yardstick", action="store_const", const=None, help="measure none")
     parser.add_argument("--json", type=Path, default=OUT / "results.json", help="where the results go")
     parser.add_argument("--strict", action="store_true", help="exit 1 when a budget is exceeded")
     args = parser.parse_args()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench.measure import Measurement
 
-OK, OVER = "ok", "OVER"
+OK, OVER, INFORMATION = "ok", "OVER", "info"
 MB = 1e6
 MEMORY_MB = {"W1": 80, "idle": 60}
 LIBRARIES = ("uvloop", "msgspec", "gmqtt", "pymodbus", "aiohttp")
@@ -28,14 +28,16 @@ class Row:
     workload: str
     what: str
     found: float
-    budget: float
-    aim: float
+    budget: float | None  # None: not a budget, but worth knowing
+    aim: float | None
     unit: str
     floor: float | None = None  # the floor's in the same run: what is the machine's doing is in it, too
 
     @property
     def verdict(self) -> str:
         """Tell whether the budget is kept."""
+        if self.budget is None:
+            return INFORMATION
         return OK if self.found <= self.budget else OVER
 
 
@@ -53,7 +55,9 @@ def judge(measured: Sequence[Measurement]) -> list[Row]:
         def of(name: str, program: str = "gateway", workload: str = workload) -> float:
             return median(measured, workload, program, name)
 
-        def row(what: str, found: float, must: float, aim: float, unit: str, workload: str = workload) -> None:
+        def row(
+            what: str, found: float, must: float | None, aim: float | None, unit: str, workload: str = workload
+        ) -> None:
             rows.append(Row(workload, what, found, must, aim, unit))
 
         def lag(what: str, name: str, must: float, workload: str = workload) -> None:
@@ -62,6 +66,10 @@ def judge(measured: Sequence[Measurement]) -> list[Row]:
         floor = of("cpu_us_per_point", "floor")
         if floor:
             row("CPU per point, gateway to floor", of("cpu_us_per_point") / floor, 3, 1.5, "x")
+        yardstick = of("cpu_us_per_point", "yardstick")
+        if yardstick:
+            row("CPU per point, gateway to yardstick", of("cpu_us_per_point") / yardstick, None, None, "x")
+        if floor:
             lag("loop lag p99", "lag_p99_ms", 5)
             lag("loop lag max", "lag_max_ms", 50)
         if workload in MEMORY_MB:
@@ -96,7 +104,8 @@ def table(measured: Sequence[Measurement], rows: Sequence[Row]) -> list[str]:
     for row in rows:
         beside = f"   (the floor: {row.floor:.1f})" if row.floor is not None else ""
         what = f"{row.workload}: {row.what}"
-        lines.append(f"{what:46}{row.found:9.2f}{row.budget:8g}{row.aim:8g} {row.unit:3}{row.verdict:5}{beside}")
+        must, aim = ("-" if limit is None else f"{limit:g}" for limit in (row.budget, row.aim))
+        lines.append(f"{what:46}{row.found:9.2f}{must:>8}{aim:>8} {row.unit:3}{row.verdict:5}{beside}")
     return lines
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 import secrets
 import sys
 import typing
@@ -18,21 +19,23 @@ from fluxedge.apply import Plan, build, by_channel, channel_of, made_of, plan
 from fluxedge.channels import open_channel
 from fluxedge.clock import Clock, SystemClock
 from fluxedge.commands import Commander, Request, decode
-from fluxedge.config.structs import Config, UplinkCfg
+from fluxedge.config.last_good import replace_file
+from fluxedge.config.structs import ID_PATTERN, Config, UplinkCfg
 from fluxedge.latest import Latest
 from fluxedge.log import Log
 from fluxedge.model import Group, Lane
 from fluxedge.permissions import Principal
 from fluxedge.pipeline import Pipeline
 from fluxedge.poller import Poller
-from fluxedge.problems import Problem, ProblemBook, Standing
-from fluxedge.spi import Protocol, UplinkCommand
+from fluxedge.problems import LinkProblem, Problem, ProblemBook, Standing
+from fluxedge.spi import Channel, Protocol, UplinkCommand
 from fluxedge.tasks import TaskOwner
 from fluxedge.uplinks.forward import Forwarder
 from fluxedge.uplinks.mqtt import MqttUplink
 from fluxedge.uplinks.tls import tls_context
 
 _log = logging.getLogger("fluxedge")
+ID_LONGEST = 64  # structs.Id
 ANSWERING = 1000  # commands of uplinks that may wait for their answers; more are refused
 CLOCK_S = 10.0  # how often the clock's state is looked at
 SWITCH_INTERVAL_S = (
@@ -40,16 +43,52 @@ SWITCH_INTERVAL_S = (
 )
 
 
-def gateway_id(state_dir: Path, wanted: str | None) -> str:
-    """Return the gateway's id; it is made up at the first start and kept."""
-    path = state_dir / "gateway-id"
+def make_state_dir(state_dir: Path) -> None:
+    """Make the state directory.
+
+    Raises:
+        LinkProblem: "log-write-failed": it cannot be.
+    """
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        text = "it is not a directory" if isinstance(exc, FileExistsError) else exc.strerror
+        raise _no_state(state_dir, text) from exc
+
+
+def _no_state(path: Path, why: str | None) -> LinkProblem:
+    hint = "Name a directory with --state that the user who runs fluxedge may write to."
+    return LinkProblem("log-write-failed", f"the state directory cannot be used: {path}: {why}", hint)
+
+
+def gateway_id(state_dir: Path, wanted: str | None) -> tuple[str, str]:
+    """Return the gateway's id, and why it is a new one where there has been one before; "" where it is not.
+
+    Without a wanted one it is made up at the first start and kept.
+
+    Raises:
+        LinkProblem: "log-write-failed": the file cannot be read or written.
+    """
     if wanted:
-        return wanted
-    if path.exists():
-        return path.read_text().strip()
+        return wanted, ""
+    path = state_dir / "gateway-id"
+    why = ""
+    try:
+        content = path.read_bytes()
+        kept = content.decode("ascii", "replace").strip()
+        if re.fullmatch(ID_PATTERN, kept) and len(kept) <= ID_LONGEST:
+            return kept, ""
+        why = f"{path} is empty" if not kept else f"{path} holds no id, but {content[:80]!r}"
+    except FileNotFoundError:
+        pass
+    except OSError as exc:
+        raise _no_state(path, exc.strerror) from exc
     name = f"gw-{secrets.token_hex(4)}"
-    path.write_text(name + "\n")
-    return name
+    try:
+        replace_file(path, f"{name}\n".encode())
+    except OSError as exc:
+        raise _no_state(path, exc.strerror) from exc
+    return name, why
 
 
 class Gateway:
@@ -61,14 +100,14 @@ class Gateway:
         """Open the log (blocking).
 
         Raises:
-            LinkProblem: the log cannot be opened.
+            LinkProblem: the log cannot be opened, or the state directory cannot be used.
         """
         self.clock = clock or SystemClock()
         self.rng = rng or random.Random()
         self.state_dir = state_dir
         self.started_ns = self.clock.wall_ns()
-        state_dir.mkdir(parents=True, exist_ok=True)
-        self.id = gateway_id(state_dir, config.gateway.id)
+        make_state_dir(state_dir)
+        self.id, self._new_id_because = gateway_id(state_dir, config.gateway.id)
         self.config = Config()
         self.booted = config  # [gateway], [log] and [api] as they were at the start
         self.problems = ProblemBook(self.clock.wall_ns)
@@ -80,6 +119,7 @@ class Gateway:
         self.pollers: dict[str, Poller] = {}
         self.forwarders: dict[str, Forwarder] = {}
         self._tasks: dict[str, asyncio.Task[typing.Any]] = {}
+        self._torn = False  # an `apply` ended half-way
         self.owner = TaskOwner(self._task_failed)
         self.commander = Commander(self._find, self.pipeline, self.log, self.clock, self.owner.spawn)
         self.latest.wanted = self._runs
@@ -95,8 +135,14 @@ class Gateway:
         self.problems.listeners.append(self._on_problem)
         self._pipeline_task = self.owner.spawn(self.pipeline.run(), "pipeline")
         self.pipeline.submit("start", "gateway", {"id": self.id, "epoch": self.log.epoch, "boot": self.log.boot})
+        if self.log.damaged is not None:
+            self.problems.report("log", self.log.damaged)
         if self.log.new_epoch_because:
             self.problems.report("log", Problem("log-replaced", self.log.new_epoch_because, "A new epoch was started."))
+        if self._new_id_because:
+            text = f"{self._new_id_because}; this gateway is now {self.id}"
+            hint = "Receivers take it for another one. Give the old name as [gateway] id, if you know it."
+            self.problems.report("gateway", Problem("id-replaced", text, hint))
         await self.commander.recover()
         self.owner.spawn(self._watch_clock(), "clock")
         first = self.booted
@@ -110,28 +156,80 @@ class Gateway:
         return [name for name in names if getattr(self.config, name) != getattr(self.booted, name)]
 
     async def apply(self, config: Config) -> Plan:
-        """Go from the running configuration to `config`; what is equal in both is not touched."""
-        old = self.config
-        steps = plan(old, config)
+        """Go from the running configuration to `config`; what is equal in both is not touched.
+
+        When it raises, the running configuration goes on; only after a failure in the middle (a defect, not a mistake
+        in a file) some of it may be stopped, and the next `apply` starts everything anew.
+        """
+        if self._torn:
+            await self._stop_all()
+        steps = plan(self.config, config)
         made = made_of(config)
         # Compiling is pure; a thousand devices take a second, which the loop cannot spare. What it raises changes
         # nothing.
         start = list(steps.devices.start)
         built = await asyncio.to_thread(lambda: {name: build(name, made[name]) for name in start})
-        for name in steps.uplinks.stop:
-            await self._stop_uplink(name)
-        for name in steps.devices.stop:
-            for group in self.protocols.pop(name).groups:
-                self.problems.clear(f"device:{name}/{group.name}")
-            self.latest.forget(name, built[name].groups if name in built else ())
-        self.protocols |= built
-        self.config = config
-        await self._apply_channels(config, steps)
-        for name in steps.uplinks.start:
-            self._start_uplink(name, config.uplinks[name])
+        protocols = {name: p for name, p in self.protocols.items() if name not in steps.devices.stop} | built
+        wanted = by_channel(config, protocols)
+        opened = {
+            name: self._channel(name, config)
+            for name in wanted
+            if name not in self.pollers or name in steps.channels.stop
+        }
+        try:
+            await self._switch(config, steps, protocols, wanted, opened)
+        except BaseException:
+            self._torn = True
+            raise
         if steps:
             self.pipeline.submit("config", "gateway", {"started": steps.started, "stopped": steps.stopped})
         return steps
+
+    def _channel(self, name: str, config: Config) -> Channel | None:
+        """Return a channel that is not open yet; None for what needs none."""
+        cfg = config.channels.get(name)
+        return open_channel(name, cfg, self.clock) if cfg is not None else None
+
+    async def _switch(
+        self,
+        config: Config,
+        steps: Plan,
+        protocols: dict[str, Protocol],
+        wanted: dict[str, list[str]],
+        opened: dict[str, Channel | None],
+    ) -> None:
+        """Stop and start; everything that a wrong configuration could make fail was made before."""
+        for name in steps.uplinks.stop:
+            await self._stop_uplink(name)
+        for name in steps.devices.stop:
+            for group in self.protocols[name].groups:
+                self.problems.clear(f"device:{name}/{group.name}")
+            self.latest.forget(name, protocols[name].groups if name in protocols else ())
+        self.protocols = protocols
+        self.config = config
+        for name in list(self.pollers):
+            if name not in wanted or name in opened:
+                await self._stop_poller(name)
+        for name, devices in wanted.items():
+            if name in opened:
+                poller = Poller(
+                    name, opened[name], self.pipeline.put, self.pipeline.submit, self.problems, self.clock, self.rng
+                )
+                self.pollers[name] = poller
+                self._tasks[f"channel:{name}"] = self.owner.spawn(poller.run(), f"channel:{name}")
+            self.pollers[name].set_devices({device: protocols[device] for device in devices})
+        for name in steps.uplinks.start:
+            self._start_uplink(name, config.uplinks[name])
+
+    async def _stop_all(self) -> None:
+        """Stop everything that a configuration has started, whatever it was."""
+        for name in list(self.forwarders):
+            await self._stop_uplink(name)
+        for name in list(self.pollers):
+            await self._stop_poller(name)
+        self.protocols = {}
+        self.config = msgspec.structs.replace(self.config, devices={}, drivers={}, channels={}, uplinks={})
+        self._torn = False
 
     async def _watch_clock(self) -> None:
         """Keep the problem that the clock is not trusted, as long as it is not."""
@@ -142,23 +240,6 @@ class Gateway:
             else:
                 self.problems.report("clock", Problem("clock-unsynced", "the clock is not known to be right", hint))
             await asyncio.sleep(CLOCK_S)
-
-    async def _apply_channels(self, config: Config, steps: Plan) -> None:
-        wanted = by_channel(config, self.protocols)
-        for name in list(self.pollers):
-            if name not in wanted or name in steps.channels.stop:
-                await self._stop_poller(name)
-        for name, devices in wanted.items():
-            poller = self.pollers.get(name)
-            if poller is None:
-                cfg = config.channels.get(name)
-                channel = open_channel(name, cfg, self.clock) if cfg is not None else None
-                poller = Poller(
-                    name, channel, self.pipeline.put, self.pipeline.submit, self.problems, self.clock, self.rng
-                )
-                self.pollers[name] = poller
-                self._tasks[f"channel:{name}"] = self.owner.spawn(poller.run(), f"channel:{name}")
-            poller.set_devices({device: self.protocols[device] for device in devices})
 
     async def _stop_poller(self, name: str) -> None:
         await self.owner.stop(self._tasks.pop(f"channel:{name}"))

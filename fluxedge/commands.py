@@ -4,8 +4,8 @@ A command reaches the wire at most once. Its intent is durable before the first 
 result after a crash is reported as `unknown` and never repeated.
 
 A key names one command. Whoever repeats it within 24 h gets the first answer again, without a second write; the same
-key for another write is refused. A command that was refused before its intent leaves nothing behind but an event:
-its key may be used again.
+key for another write is refused. A command that was refused before its intent leaves nothing behind but an event, or
+a count in one: its key may be used again.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import asyncio
 import typing
 import uuid
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 from msgspec import Meta
@@ -21,13 +22,15 @@ from msgspec import Meta
 from fluxedge.clock import Clock
 from fluxedge.columns import Value, json_value
 from fluxedge.log import Log, LogFault
-from fluxedge.permissions import COMMAND, Principal, authorise
+from fluxedge.permissions import COMMAND, Allowance, Principal, authorise
 from fluxedge.pipeline import Pipeline
 from fluxedge.problems import LinkProblem, Problem
+from fluxedge.refusals import Refusals
 from fluxedge.spi import Protocol, Spawn, Written
 
 TIMEOUT_S = 10.0
-REMEMBERED = 10_000  # answers in memory; older ones of 24 h are in the log
+REMEMBERED = 10_000  # answers in memory; the others of 24 h are in the log
+PAGE = 500  # interrupted commands taken from the log at once
 IN_FLIGHT = 200  # commands of all callers together; more are refused
 RESULT_WAIT_S = 10.0  # for a result to become durable; then the caller is told all the same, the truth is worth more
 CLOSE_S = 5.0
@@ -120,17 +123,19 @@ class Commander:
         self._clock = clock
         self._spawn = spawn
         self._known: dict[str, tuple[Request, asyncio.Future[Result]]] = {}  # by key, oldest first
-        self._forgotten = False  # the log knows more keys than `_known`
         self._running: dict[str, asyncio.Task[None]] = {}
         self._closed = False
+        self._allowance = Allowance()
+        self._refusals = Refusals(partial(pipeline.submit, "command-result"))
         self.counts: dict[str, int] = dict.fromkeys(typing.get_args(State), 0)
 
     async def recover(self) -> None:
-        """Load remembered keys; give interrupted commands the result `unknown`; before anything is polled."""
-        for key, (asked, answer) in (await self._log.command_results()).items():
-            request, result = _stored(key, asked, answer)
-            self._remember(request).set_result(result)
-            if answer is None:
+        """Give interrupted commands the result `unknown`; before anything is polled."""
+        key = ""
+        while page := await self._log.unanswered_commands(key, PAGE):
+            for key, asked in page:
+                request, result = _stored(key, asked, None)
+                self._remember(request).set_result(result)
                 self._store(result, "gateway")
 
     async def run(self, principal: Principal, request: Request) -> Result:
@@ -145,6 +150,7 @@ class Commander:
                 request = msgspec.structs.replace(request, key=uuid.uuid4().hex)
             deadline_s = arrived_s + self._time_left_s(request)
             protocol, raw = self._validate(request)
+            self._allowance.spend(principal, asyncio.get_running_loop().time())
         except Problem as problem:
             return self._refuse(principal, request, problem)
         answer = self._remember(request)
@@ -157,14 +163,15 @@ class Commander:
         self._closed = True
         if self._running:
             await asyncio.wait(list(self._running.values()), timeout=CLOSE_S)
+        self._refusals.close()
 
     # --- before the intent --------------------------------------------------------------------------------------------
 
     async def _earlier(self, request: Request) -> asyncio.Future[Result] | None:
-        """Return the answer to the same key, if it was used within 24 h."""
-        if request.key and request.key not in self._known and self._forgotten:
+        """Return the answer to the same key, if the gateway remembers it."""
+        if request.key and request.key not in self._known:
             found = await self._log.command_result(request.key)
-            if found is not None and found[1] is not None and request.key not in self._known:
+            if found is not None and request.key not in self._known:
                 stored, result = _stored(request.key, *found)
                 self._remember(stored).set_result(result)
         known = self._known.get(request.key) if request.key else None
@@ -205,7 +212,8 @@ class Commander:
     def _refuse(self, principal: Principal, request: Request, problem: Problem) -> Result:
         result = _result(request, "refused", problem)
         self.counts["refused"] += 1
-        self._pipeline.submit("command-result", f"device:{request.device}", _event(result, principal))
+        target, item = f"{request.device}.{request.point}", f"device:{request.device}"
+        self._refusals.note(principal, target, result.code, item, partial(_event, result, principal))
         return result
 
     # --- the way to the wire ------------------------------------------------------------------------------------------
@@ -291,7 +299,6 @@ class Commander:
             known = self._known.pop(oldest)
             if not known[1].done():  # waits for an offline device
                 self._known[oldest] = known
-            self._forgotten = True
         answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._known[request.key] = (request, answer)
         return answer
@@ -300,7 +307,7 @@ class Commander:
 def _stored(key: str, asked: bytes, answer: bytes | None) -> tuple[Request, Result]:
     """Return what the log holds of a command; one without a result was interrupted."""
     try:
-        request = _decoder.decode(asked)
+        request = msgspec.structs.replace(_decoder.decode(asked), key=key)
     except msgspec.MsgspecError:  # written by another version
         request = Request(device="?", point="?", value="", key=key)
     if answer is not None:

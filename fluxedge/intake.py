@@ -1,4 +1,4 @@
-"""Intake: the bounded queue before the pipeline, and the bucket that limits early commits."""
+"""Intake: the bounded queue before the pipeline, and the buckets that limit early commits and commands."""
 
 from __future__ import annotations
 
@@ -52,18 +52,35 @@ class RoundQueue:
         return len(self._rounds)
 
 
-class UrgentBucket:
-    """Permit a burst of early commits, then one per second."""
+class Bucket:
+    """Permit a burst, then so many per second."""
 
-    def __init__(self) -> None:
-        self._tokens = float(URGENT_BURST)
+    def __init__(self, burst: int, per_s: float) -> None:
+        self._burst = float(burst)
+        self._per_s = per_s
+        self._tokens = self._burst
         self._at_s = 0.0
 
     def take(self, now_s: float) -> bool:
-        """Tell whether a commit may be forced now."""
-        self._tokens = min(float(URGENT_BURST), self._tokens + (now_s - self._at_s) * URGENT_PER_S)
-        self._at_s = now_s
+        """Tell whether it is permitted now, and count it."""
+        self._fill(now_s)
         if self._tokens < 1:
             return False
         self._tokens -= 1
         return True
+
+    def full(self, now_s: float) -> bool:
+        """Tell whether it is as if nothing had ever been taken."""
+        self._fill(now_s)
+        return self._tokens >= self._burst
+
+    def _fill(self, now_s: float) -> None:
+        self._tokens = min(self._burst, self._tokens + (now_s - self._at_s) * self._per_s)
+        self._at_s = now_s
+
+
+class UrgentBucket(Bucket):
+    """Permit a burst of early commits, then one per second."""
+
+    def __init__(self) -> None:
+        super().__init__(URGENT_BURST, URGENT_PER_S)

@@ -368,6 +368,11 @@ class Pipeline:
             self._problems.report("log", Problem("log-full", f"{text}: {made[-1].why}", hint))
         elif now_s - self._undelivered_at_s > LOG_FULL_STANDS_S:
             self._problems.clear("log", "log-full")
+        if self._log.damaged is not None and not self._problems.stands("log", "log-damaged"):
+            self._problems.report("log", self._log.damaged)
+        if self._log.removed:  # never cleared: nothing but a restart helps
+            text = "log.db was removed under the gateway; what is committed now will be gone at the next start"
+            self._problems.report("log", Problem("log-replaced", text, "Restart fluxedge."))
         if self._log.disk_low:
             text = f"{self._log.usage.free_bytes >> 20} MiB are free"
             self._problems.report("log", Problem("disk-low", text, "Free space, or lower log.free_space."))

@@ -2,15 +2,16 @@
 
     commands (own queue)  before  the group with the earliest due time  before  probes of silent devices
 
+Commands do not starve the rest: after a few in a row, a read that is late by more than its period has its turn.
+
 Protocols raise, the poller decides: a silent device is demoted on its own, an exception makes its points BAD, an I/O
 error closes the channel and reopens it with back-off. Each group's round is delivered as soon as it is read. When
-something is due stands in schedule.py.
+something is due stands in schedule.py, what an answer means for its device in verdicts.py.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import typing
 from collections.abc import Awaitable, Callable
@@ -18,23 +19,21 @@ from dataclasses import dataclass
 
 from fluxedge.clock import Clock
 from fluxedge.columns import Value
-from fluxedge.model import Flag, Group, Quality, Round
+from fluxedge.model import Quality, Round
 from fluxedge.orders import QUEUED_COMMANDS, Orders, WriteOrder, refused
 from fluxedge.problems import DeviceProblem, LinkProblem, Problem, ProblemBook
 from fluxedge.schedule import DeviceState, Due, Overruns, Probe, Schedule
 from fluxedge.spi import ByteLink, Channel, Protocol, Written
+from fluxedge.verdicts import Tell, Verdicts
 
 REOPEN_FIRST_S = 0.5
 REOPEN_MOST_S = 30.0
 REOPEN_JITTER = (0.5, 1.0)  # share of the pause: a thousand channels must not come back in step
 SPREAD_S = 0.5  # first reads are spread over this time, so that a thousand channels do not poll in step
-
-_UNSYNCED = int(Flag.CLOCK_UNSYNCED)
-_log = logging.getLogger("fluxedge.poller")
+COMMANDS_IN_A_ROW = 3  # then one overdue read has its turn: a quarter of the line at least is left to reading
 
 T = typing.TypeVar("T")
 Emit = Callable[[str, Round], Awaitable[None]]
-Tell = Callable[[str, str, dict[str, typing.Any]], object]  # (event kind, item, data)
 
 
 @dataclass(slots=True)
@@ -46,12 +45,6 @@ class ChannelState:
     since_ns: int = 0
     opens: int = 0
     busy_s: float = 0.0  # time spent in exchanges
-
-
-def unsynced(read: Round) -> Round:
-    """Return a round marked as stamped by a clock that is not trusted; dataclasses.replace takes 10 us for it."""
-    flags = read.flags | _UNSYNCED
-    return Round(read.group, read.raws, read.values, read.quality, read.at_ns, read.arrived_mono_ns, flags)
 
 
 class Poller:
@@ -77,9 +70,11 @@ class Poller:
         self._problems = problems
         self._clock = clock
         self._rng = rng
+        self._verdicts = Verdicts(tell, problems, clock)
         self._schedule = Schedule()
         self._overruns = Overruns()
         self._orders = Orders()
+        self._in_a_row = 0  # commands since the last read, probe or pause
         self._news = asyncio.Event()
         self._link: ByteLink | None = None
         self._down = ""  # code of the problem that stands while the channel is down
@@ -151,15 +146,22 @@ class Poller:
 
     async def _turn(self) -> None:
         """Run one command, or one due read, or one probe, or wait for any of them."""
-        if self._orders and (order := self._orders.take(self._can_go)) is not None:
-            await self._write(order)
-            return
         now_s = asyncio.get_running_loop().time()
-        found = self._schedule.pick(now_s)
+        found = None
+        if self._orders:
+            if self._in_a_row >= COMMANDS_IN_A_ROW:
+                found = self._schedule.overdue(now_s)
+            if found is None and (order := self._orders.take(self._can_go)) is not None:
+                self._in_a_row += 1
+                await self._write(order)
+                return
+        self._in_a_row = 0
+        hurried = found is not None
+        found = found or self._schedule.pick(now_s)
         if isinstance(found, Due):
             await self._read(found)
         elif found is not None:
-            await self._probe(found)
+            await self._probe(found, hurried=hurried)
         else:
             await self._wait(self._schedule.wake_s(now_s))
 
@@ -194,6 +196,9 @@ class Poller:
             self._link = await channel.open()
         except LinkProblem as problem:
             await self._lost(problem)
+            return False
+        except Exception as defect:  # one channel's bug must not end the daemon
+            await self._lost(LinkProblem("bug", f"it cannot be opened: {defect!r}", "Please report it."))
             return False
         self._opened()
         return True
@@ -239,9 +244,8 @@ class Poller:
         return state is not None and state.state != "offline"
 
     async def _write(self, order: WriteOrder) -> None:
-        loop = asyncio.get_running_loop()
         device = self.devices[order.device]
-        began_s = loop.time()
+        began_ns = self._clock.mono_ns()
         try:
             written = await self._guard(device.protocol.write(self._lent(), order.point, order.value))
         except LinkProblem as problem:
@@ -256,8 +260,9 @@ class Poller:
                 order.done.set_result(written)
         finally:
             order.fail(Problem("command-unknown", "it was interrupted; whether it was executed is not known"))
-            self.state.busy_s += loop.time() - began_s
-        self._schedule.soon(device, order.point, loop.time())
+            self._spend(began_ns)
+            self._overruns.commands += 1
+        self._schedule.soon(device, order.point, asyncio.get_running_loop().time())
 
     # --- devices ------------------------------------------------------------------------------------------------------
 
@@ -272,9 +277,7 @@ class Poller:
             "device-removed: its configuration changed", lambda o: o.device in gone or o.device not in wanted
         )
         for name in gone:
-            device = self.devices.pop(name)
-            for item in (device.item, *(f"{device.item}/{group.name}" for group in device.protocol.groups)):
-                self._problems.clear(item)
+            self._verdicts.forget(self.devices.pop(name))
         now_s = asyncio.get_running_loop().time()
         for name, protocol in wanted.items():
             if name not in self.devices:
@@ -294,47 +297,50 @@ class Poller:
             bug = DeviceProblem("bug", repr(defect), "Please report it; `journalctl -u fluxedge` has more.", alive=True)
             raise bug from defect
 
+    def _spend(self, began_ns: int) -> float:
+        """Count the time of an exchange; return it. The loop's time counts whole milliseconds under uvloop."""
+        took_s = (self._clock.mono_ns() - began_ns) / 10**9
+        self.state.busy_s += took_s
+        return took_s
+
     async def _read(self, due: Due) -> None:
         """Read one group, plan its next read, deliver its round."""
-        loop = asyncio.get_running_loop()
         device, group = due.device, due.group
-        began_s = loop.time()
+        began_ns = self._clock.mono_ns()
         device.reads += 1
         try:
             read = await self._guard(device.protocol.read(self._lent(), group))
             if not isinstance(read, Round) or read.group is not group:
                 raise DeviceProblem("bug", f"{group.name} was asked for, {read!r:.100} returned", alive=True)
         except DeviceProblem as problem:
-            ended_s = loop.time()
-            self.state.busy_s += ended_s - began_s
+            self._spend(began_ns)
             if not problem.alive:
                 await self._silence(device, problem)
                 return
-            self._refused(device, group, problem)
-            read = self._empty(group, Quality.BAD)
+            self._proved = self._proved or problem.code != "bug"
+            self._verdicts.refused(device, group, problem)
+            read = self._verdicts.empty_round(group, Quality.BAD)
         else:
-            ended_s = loop.time()
-            device.latency_s = ended_s - began_s
-            self.state.busy_s += device.latency_s
-            self._answered(device)
-            partial = device.protocol.partial
-            if partial is not None or device.codes:
-                self._judge(device, group.name, partial)
-            if not self._clock.trusted():
-                read = unsynced(read)
-        missed = self._schedule.done(due, ended_s)
+            device.latency_s = self._spend(began_ns)
+            self._proved = True
+            self._verdicts.read(device, group, device.protocol.partial)
+            read = self._verdicts.stamped(read)
+        now_s = asyncio.get_running_loop().time()
+        missed = self._schedule.done(due, now_s)
         device.overruns += missed
-        self._judge_rhythm(missed, ended_s)
+        self._judge_rhythm(missed, now_s)
         await self._emit(self.id, read)
 
-    async def _probe(self, probe: Probe) -> None:
-        """Ask a silent device whether it is back; a command ends the wait."""
+    async def _probe(self, probe: Probe, *, hurried: bool) -> None:
+        """Ask a silent device whether it is back; a command ends the wait, unless it is `hurried`, which is short."""
         loop = asyncio.get_running_loop()
         device = probe.device
-        began_s = loop.time()
+        began_ns = self._clock.mono_ns()
         try:
-            async with asyncio.timeout(None) as self._probing:
-                await self._guard(device.protocol.check_link(self._lent(), device.probe_timeout_s))
+            async with asyncio.timeout(None) as wait:
+                self._probing = None if hurried else wait
+                timeout_s = device.quick_timeout_s if hurried else device.probe_timeout_s
+                await self._guard(device.protocol.check_link(self._lent(), timeout_s))
         except TimeoutError:  # a command is waiting; the probe is due again
             return
         except DeviceProblem as problem:
@@ -345,67 +351,28 @@ class Poller:
                 return
         finally:
             self._probing = None
-            self.state.busy_s += loop.time() - began_s
+            self._spend(began_ns)
         self._schedule.note_probe(loop.time())
         self._schedule.restore(device, loop.time())
-
-    def _judge(self, device: DeviceState, group: str, problem: DeviceProblem | None) -> None:
-        """Keep one standing problem for each group ("" = the device as a whole), and none that is over."""
-        before = device.codes.pop(group, "")
-        if problem is not None:
-            if problem.code == "bug" and before != "bug":
-                _log.error("%s, group %s", device.item, group, exc_info=problem.__cause__)
-            device.codes[group] = problem.code
-            self._problems.report(device.item, problem)
-        if before and before not in device.codes.values():
-            self._problems.clear(device.item, before)
 
     def _judge_rhythm(self, missed: int, now_s: float) -> None:
         found = self._overruns.note(missed, now_s)
         if found:
-            hint = "Read less often, raise the baud rate, or split the line."
+            hint = "Read less often, send fewer commands, raise the baud rate, or split the line."
             self._problems.report(self._item, Problem("overrun", f"channel {self.id}: {found}", hint))
         elif found == "":
             self._problems.clear(self._item, "overrun")
 
-    def _answered(self, device: DeviceState) -> None:
-        self._proved = True
-        device.silent_rounds = device.probes = 0
-        device.last_answer_ns = self._clock.wall_ns()
-        if "" in device.codes:
-            self._judge(device, "", None)
-        if device.state != "ok":
-            if device.state == "offline":
-                self._tell("device-state", device.item, {"state": "ok"})
-            device.state, device.since_ns = "ok", device.last_answer_ns
-
-    def _refused(self, device: DeviceState, group: Group, problem: DeviceProblem) -> None:
-        """Take in an exception reply, which proves the device alive, or a defect, which proves nothing."""
-        if problem.code != "bug":
-            device.exceptions += 1
-            self._answered(device)
-        self._judge(device, group.name, problem)
-
     async def _silence(self, device: DeviceState, problem: DeviceProblem) -> None:
         """Take in that a device did not answer: it is OFFLINE, and asked less often."""
-        device.silent += 1
-        device.silent_rounds += 1
+        self._verdicts.silent(device, problem)
         self._schedule.park(device, asyncio.get_running_loop().time())
-        for group in [name for name in device.codes if name]:
-            self._judge(device, group, None)
-        self._judge(device, "", problem)
         await self._offline(device, problem.code)
 
     async def _offline(self, device: DeviceState, code: str) -> None:
-        """Say once that a device is OFFLINE: an event, and a round without values for each of its groups."""
-        if device.state == "offline":
+        """Once per silence: refuse its commands, and deliver a round without values for each of its groups."""
+        if not self._verdicts.offline(device, code):
             return
-        device.state, device.since_ns = "offline", self._clock.wall_ns()
         self._orders.refuse(f"{device.id} is offline", lambda o: o.device == device.id and not o.patient)
-        self._tell("device-state", device.item, {"state": "offline", "code": code})
         for group in device.protocol.groups:
-            await self._emit(self.id, self._empty(group, Quality.OFFLINE))
-
-    def _empty(self, group: Group, quality: Quality) -> Round:
-        flags = 0 if self._clock.trusted() else _UNSYNCED
-        return group.silent_round(quality, self._clock.wall_ns(), self._clock.mono_ns(), flags)
+            await self._emit(self.id, self._verdicts.empty_round(group, Quality.OFFLINE))

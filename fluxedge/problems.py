@@ -25,6 +25,7 @@ CODES: dict[str, str] = {
     "restart-needed": "A changed setting takes effect at the next start only.",
     "config-unwatched": "Changed configuration files are not noticed by themselves.",
     "credential-missing": "A secret that a file names does not exist or cannot be read.",
+    "reload-failed": "A reload could not be carried out; the old configuration goes on.",
     # channels
     "link-down": "A channel cannot be opened, or its connection was lost.",
     "link-refused": "The peer refuses the connection.",
@@ -50,7 +51,7 @@ CODES: dict[str, str] = {
     "log-full": "The log has reached its cap; the oldest records were dropped as an announced gap.",
     "log-write-failed": "Records cannot be written to the disk.",
     "log-damaged": "A part of the log could not be read.",
-    "log-replaced": "The log was copied, restored or rolled back; a new epoch was started.",
+    "log-replaced": "The log was copied, restored or rolled back (a new epoch began), or removed while in use.",
     "disk-low": "The disk has less free space than the floor.",
     # uplinks
     "uplink-down": "The broker cannot be reached or the connection was lost.",
@@ -69,7 +70,9 @@ CODES: dict[str, str] = {
     "command-unknown": "A command was interrupted; whether the device executed it is not known.",
     # API
     "api-unavailable": "The API's socket or TCP address cannot be opened.",
-    # programs
+    # the gateway itself
+    "id-replaced": "The gateway's id could not be read; a new one was made up.",
+    "file-limit": "The system permits fewer open files than the configuration needs.",
     "bug": "A defect of fluxedge; the item it hit goes on as well as it can.",
 }
 

@@ -4,6 +4,7 @@
     groups of silent devices   parked; one probe stands for all of them
     probes                     in slack only: when the next group is due after the probe's time-out; when there has
                                been no slack for 60 s, one is forced
+    while commands take the line   what is late by more than its period, and a forced probe, still have turns
 
 Instants are parameters, in seconds of one monotonic clock.
 """
@@ -58,7 +59,12 @@ class DeviceState:
         whole_s = self.protocol.timeout_s
         if not self.last_answer_ns or self.probes % PATIENT_EVERY == PATIENT_EVERY - 1:
             return whole_s
-        return min(whole_s, max(PROBE_LEAST_S, PROBE_LATENCIES * self.latency_s))
+        return self.quick_timeout_s
+
+    @property
+    def quick_timeout_s(self) -> float:
+        """Return how long a probe waits in which a device that is back would answer as it used to."""
+        return min(self.protocol.timeout_s, max(PROBE_LEAST_S, PROBE_LATENCIES * self.latency_s))
 
 
 @dataclass(order=True, slots=True)
@@ -115,13 +121,26 @@ class Schedule:
             return live if live is not None and live.at_s <= now_s + TIMER_S else None
         probe = self._probes[0]
         asked = probe.at_s <= now_s + TIMER_S
-        if asked and live is not None and now_s - max(probe.at_s, self._probed_s) >= FORCED_S:
+        if asked and live is not None and self._forced(now_s):
             return probe
         if live is not None and live.at_s <= now_s + TIMER_S:
             return live
         if asked and (live is None or live.at_s - now_s >= probe.device.probe_timeout_s):
             return probe
         return None
+
+    def overdue(self, now_s: float) -> Due | Probe | None:
+        """Return what has waited too long behind commands: a forced probe, or the oldest read that is late by a period.
+
+        It stays in the schedule like what `pick` returns.
+        """
+        if self._forced(now_s):
+            return self._probes[0]
+        return min((due for due in self._due if now_s - due.at_s > due.period_s), default=None)
+
+    def _forced(self, now_s: float) -> bool:
+        """Tell whether the next probe has been without slack for so long that it is run all the same."""
+        return bool(self._probes) and now_s - max(self._probes[0].at_s, self._probed_s) >= FORCED_S
 
     def wake_s(self, now_s: float) -> float:
         """Return when `pick` will have something, after it had nothing."""
@@ -130,16 +149,20 @@ class Schedule:
         return min(live_s, probe_s if probe_s > now_s + TIMER_S else math.inf)
 
     def done(self, due: Due, now_s: float) -> int:
-        """Plan the next read of the group that `pick` returned; return how many periods passed unread."""
+        """Plan the next read of the group that was picked; return how many periods passed unread."""
         missed = 0
         if due.at_s >= due.grid_s:
             due.grid_s += due.period_s
         if due.grid_s < now_s:
             missed = int((now_s - due.grid_s) / due.period_s)  # the period that is not over is served late
             due.grid_s += missed * due.period_s
+        first = self._due[0] is due
         due.at_s = due.grid_s
         due.order = self._next()
-        heapq.heapreplace(self._due, due)
+        if first:
+            heapq.heapreplace(self._due, due)
+        else:  # `overdue` took it out of its turn
+            heapq.heapify(self._due)
         return missed
 
     def park(self, device: DeviceState, now_s: float) -> None:
@@ -203,6 +226,7 @@ class Overruns:
         self._until_s = -math.inf
         self.reads = 0
         self.missed = 0
+        self.commands = 0  # run by the channel, which take time from reads
 
     def note(self, missed: int, now_s: float) -> str | None:
         """Count a read; at the end of a window return what is wrong, "" for nothing; None within a window."""
@@ -210,9 +234,10 @@ class Overruns:
         if now_s >= self._until_s:
             asked = self.reads + self.missed
             found = f"{self.missed} of {asked} reads were missed within a minute"
+            found += f", beside {self.commands} commands" if self.commands else ""
             if self.missed <= MISSED_SHARE * asked:
                 found = ""
-            self._until_s, self.reads, self.missed = now_s + WINDOW_S, 0, 0
+            self._until_s, self.reads, self.missed, self.commands = now_s + WINDOW_S, 0, 0, 0
         self.reads += 1
         self.missed += missed
         return found

@@ -2,6 +2,9 @@
 
 Whoever subscribes to a gateway's topics can prove with this that nothing is missing: every record carries its seq, a
 lane has no holes, and what the gateway gave up is announced by an event "gap".
+
+A gap belongs to one uplink. Every broker is told of all of them, but what one uplink gave up should have come through
+the others: only the gaps of the uplink that leads to this broker explain holes here.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ class _Gap(msgspec.Struct):
 
 class _EventRecord(msgspec.Struct):
     kind: str
+    item: str = ""
     data: dict[str, typing.Any] = {}
 
 
@@ -55,7 +59,8 @@ class Ledger:
     """What has come of one stream."""
 
     seen: RangeSet = field(default_factory=RangeSet)
-    gaps: RangeSet = field(default_factory=RangeSet)
+    announced: dict[str, RangeSet] = field(default_factory=dict)  # uplink -> what it gave up
+    gaps: RangeSet = field(default_factory=RangeSet)  # the part of it that explains holes here
     first: int = 0  # lowest seq that came
     last: int = 0  # highest seq that came
     records: int = 0
@@ -91,8 +96,13 @@ class Verifier:
     """Take messages in, keep a ledger per stream."""
 
     def __init__(self, uplink: str = "") -> None:
-        """Count the gaps of one uplink only: what another uplink lost should have come here. Empty = of all."""
-        self._uplink = uplink
+        """Count the gaps of `uplink` only.
+
+        Empty: those of a gateway's only uplink. Which of several leads here cannot be told from what comes, so then
+        none counts.
+        """
+        self.uplink = uplink
+        self.uplinks: dict[str, set[str]] = {}  # gateway -> those that its events named
         self.ledgers: dict[Stream, Ledger] = {}
         self.unreadable = 0  # messages that are none of ours
 
@@ -115,14 +125,35 @@ class Verifier:
     def _event(self, gateway: str, raw: msgspec.Raw) -> None:
         try:
             event = msgspec.json.decode(raw, type=_EventRecord)
-            if event.kind != "gap":
-                return
-            gap = msgspec.convert(event.data, _Gap)
+            gap = msgspec.convert(event.data, _Gap) if event.kind == "gap" else None
         except msgspec.MsgspecError:
             self.unreadable += 1
             return
-        if not self._uplink or gap.uplink == self._uplink:
-            self._ledger(gateway, gap.epoch, gap.lane).gaps.add(gap.lo, gap.hi)
+        if event.item.startswith("uplink:"):
+            self._know(gateway, event.item.removeprefix("uplink:"))
+        if gap is not None:
+            ledger = self._ledger(gateway, gap.epoch, gap.lane)
+            ledger.announced.setdefault(gap.uplink, RangeSet()).add(gap.lo, gap.hi)
+            self._know(gateway, gap.uplink)
+            if self.counts(gateway, gap.uplink):
+                ledger.gaps.add(gap.lo, gap.hi)
+
+    def _know(self, gateway: str, uplink: str) -> None:
+        """Note that a gateway has an uplink; a second one makes the gaps of both worthless as an explanation."""
+        known = self.uplinks.setdefault(gateway, set())
+        known.add(uplink)
+        if self.ambiguous(gateway):
+            for (owner, _, _), ledger in self.ledgers.items():
+                if owner == gateway:
+                    ledger.gaps = RangeSet()
+
+    def ambiguous(self, gateway: str) -> bool:
+        """Tell whether it is unknown which uplink of a gateway leads here."""
+        return not self.uplink and len(self.uplinks.get(gateway, ())) > 1
+
+    def counts(self, gateway: str, uplink: str) -> bool:
+        """Tell whether what `uplink` gave up explains holes here."""
+        return uplink == self.uplink if self.uplink else not self.ambiguous(gateway)
 
     def _ledger(self, gateway: str, epoch: int, lane: str) -> Ledger:
         return self.ledgers.setdefault((gateway, epoch, lane), Ledger())

@@ -4,17 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 import os
 import shutil
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
 import pytest
+
+HERE = Path(__file__).resolve().parent
+
+
+def check_package(path: Sequence[str]) -> None:
+    """Refuse to run when `tests`, from which test modules import, is not this folder."""
+    if [Path(place).resolve() for place in path] != [HERE]:
+        raise pytest.UsageError(
+            f"`import tests` finds {', '.join(path)}, not {HERE}: another package has that name (gmqtt installs one). "
+            f"Run pytest in {HERE.parent}, whose pyproject.toml puts this folder first."
+        )
+
+
+def pytest_configure() -> None:
+    """Check what `from tests.conftest import …` means here."""
+    check_package(list(importlib.import_module("tests").__path__))
+
 
 KEPT_THREADS = ("MainThread", "pytest_timeout", "asyncio_")  # asyncio_N: the loop's default executor (name look-ups)
 

@@ -213,7 +213,7 @@ def submitted_kinds() -> set[str]:
         if name == "service.py":  # its _tell writes to the journal
             continue
         found |= set(re.findall(r'\bsubmit\(\s*"([a-z-]+)"', text))
-        if name in ("poller.py", "uplinks/forward.py"):
+        if name in ("poller.py", "verdicts.py", "uplinks/forward.py"):
             found |= set(re.findall(r'\b_tell\(\s*"([a-z-]+)"', text))
     return found
 

@@ -77,6 +77,9 @@ class ChannelAnswer(Answer, frozen=True, kw_only=True):
     busy_s: float
     sent_bytes: int
     received_bytes: int
+    dropped_bytes: int  # received, but no part of an answer
+    timeouts: int  # requests without an answer in time
+    suspects: int  # answers that could have been late ones; their values are UNCERTAIN
     devices: list[str]
 
 
@@ -148,6 +151,7 @@ class StatusAnswer(Answer, frozen=True, kw_only=True):
     uplinks: list[UplinkAnswer]
     log: LogAnswer
     loop: LoopAnswer
+    dropped: dict[str, int]  # "rounds", "events", "bytes" -> how many since the start; only what was dropped
     restart_needed: list[str]  # tables of fluxedge.toml that were changed since the start
 
 

@@ -1,4 +1,4 @@
-"""FAMILIES: every metric. docs/api.md explains each (a test holds that)."""
+"""FAMILIES: every metric. docs/metrics.md explains each (a test holds that)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from fluxedge import __version__
 from fluxedge.api.metrics import Family, Sample, Sources
 from fluxedge.api.uplinks import behind_records
-from fluxedge.api.view import CountersView, DeviceView
+from fluxedge.api.view import CountersView, DeviceView, TallyView, tally_of
 from fluxedge.model import Lane
 
 _DEVICE_STATES = ("ok", "offline", "waiting")
@@ -38,10 +38,18 @@ def _lanes(number: Callable[[Sources, Lane], float]) -> Callable[[Sources], Iter
     return lambda sources: [({"lane": lane.label}, number(sources, lane)) for lane in Lane]
 
 
+def _wires(number: Callable[[TallyView], float]) -> Callable[[Sources], Iterable[Sample]]:
+    def samples(sources: Sources) -> Iterator[Sample]:
+        for name, poller in sources.view.pollers.items():
+            if (tally := tally_of(poller)) is not None:
+                yield {"channel": name}, number(tally)
+
+    return samples
+
+
 def _channel_bytes(sources: Sources) -> Iterator[Sample]:
     for name, poller in sources.view.pollers.items():
-        tally = getattr(poller.channel, "tally", None)
-        if tally is not None:
+        if (tally := tally_of(poller)) is not None:
             yield {"channel": name, "direction": "sent"}, tally.sent_bytes
             yield {"channel": name, "direction": "received"}, tally.received_bytes
 
@@ -90,6 +98,18 @@ FAMILIES: tuple[Family, ...] = (
     Family("fluxedge_points", _C, "Points that entered the road.", _one(lambda s: s.view.pipeline.points_total)),
     Family("fluxedge_rounds", _C, "Rounds that entered the road.", _one(lambda s: s.view.pipeline.rounds_total)),
     Family("fluxedge_events", _C, "Events that entered the road.", _one(lambda s: s.view.pipeline.events_total)),
+    Family(
+        "fluxedge_dropped_rounds",
+        _C,
+        "Rounds that could not be stored at all: a protocol's defect.",
+        _one(lambda s: s.view.pipeline.dropped_rounds_total),
+    ),
+    Family(
+        "fluxedge_dropped_events",
+        _C,
+        "Events for which there was no room, because nothing could be written for too long.",
+        _one(lambda s: s.view.pipeline.dropped_events_total),
+    ),
     Family(
         "fluxedge_queue_rounds", _G, "Rounds that wait for the pipeline.", _one(lambda s: len(s.view.pipeline.queue))
     ),
@@ -149,6 +169,19 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family("fluxedge_channel_bytes", _C, "Bytes on a channel's wire.", _channel_bytes),
     Family(
+        "fluxedge_channel_dropped_bytes",
+        _C,
+        "Bytes that were received, but are no part of an answer.",
+        _wires(lambda t: t.dropped_bytes),
+    ),
+    Family("fluxedge_channel_timeouts", _C, "Requests without an answer in time.", _wires(lambda t: t.timeouts)),
+    Family(
+        "fluxedge_channel_suspect_answers",
+        _C,
+        "Answers that could have been late ones; their values are UNCERTAIN.",
+        _wires(lambda t: t.suspects),
+    ),
+    Family(
         "fluxedge_uplink_connected",
         _G,
         "1 while an uplink is connected.",
@@ -172,6 +205,18 @@ FAMILIES: tuple[Family, ...] = (
         _C,
         "Commands by what became of them.",
         lambda s: [({"state": k}, n) for k, n in s.view.commander.counts.items()],
+    ),
+    Family(
+        "fluxedge_api_connections",
+        _G,
+        "Open connections of the API.",
+        lambda s: [({"door": door.name}, door.open) for door in s.doors],
+    ),
+    Family(
+        "fluxedge_api_refused_connections",
+        _C,
+        "Connections of the API that were closed at once, because too many were open.",
+        lambda s: [({"door": door.name}, door.refused_total) for door in s.doors],
     ),
     Family("fluxedge_live_clients", _G, "Clients of the live stream.", _one(lambda s: len(s.live))),
     Family(

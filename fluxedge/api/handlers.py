@@ -86,7 +86,7 @@ async def get_live(ask: Ask) -> web.StreamResponse:
 
 async def get_metrics(ask: Ask) -> web.StreamResponse:
     async def pieces() -> AsyncIterator[bytes]:
-        sources = metrics.Sources(ask.view, ask.parts.sampler, ask.parts.live)
+        sources = metrics.Sources(ask.view, ask.parts.sampler, ask.parts.live, ask.parts.doors)
         for family in FAMILIES:
             yield metrics.text(family, sources).encode()
             await asyncio.sleep(0)
@@ -130,8 +130,8 @@ async def post_reload(ask: Ask) -> web.StreamResponse:
 async def stream(http: web.Request, kind: str, pieces: AsyncIterator[bytes]) -> web.StreamResponse:
     """Send an answer piece by piece, as fast as the client takes it."""
     response = web.StreamResponse(headers={"Content-Type": kind, "Cache-Control": "no-store"})
-    await response.prepare(http)
     try:
+        await response.prepare(http)
         async for piece in pieces:
             async with asyncio.timeout(30):  # a client that takes nothing is left
                 await response.write(piece)

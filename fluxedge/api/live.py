@@ -131,8 +131,8 @@ class Live:
             response = web.StreamResponse(
                 headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
             )
-            await response.prepare(request)
             with contextlib.suppress(ConnectionResetError, TimeoutError):  # the client went, or takes nothing
+                await response.prepare(request)
                 await self._send_present(client, response)
                 while not client.closing:
                     await _send_news(client, response)

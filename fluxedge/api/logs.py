@@ -23,12 +23,12 @@ STUCK_S = 30.0
 LIMIT = 1000  # records, unless more are asked for
 
 PARAMS = (
-    Param("lane", 'which lane: "rounds" (default) or "events"'),
+    Param("lane", 'which lane: "rounds" or "events"; rounds unless given, events when kinds are asked for'),
     Param("since", 'from this instant on: "1h" (ago), "2026-03-01T12:00:00+08:00"'),
     Param("until", "before this instant"),
     Param("device", "only these devices, separated by commas"),
-    Param("point", 'only these points, "device.point", separated by commas'),
-    Param("kind", "only events of these kinds, separated by commas"),
+    Param("point", 'only these points of rounds, "device.point", separated by commas'),
+    Param("kind", "only events of these kinds, separated by commas; not with the lane rounds"),
     Param("limit", f"at most so many records; {LIMIT} unless given, 0 = all", type=int),
     Param("order", '"oldest" first (default) or "newest" first'),
     Param("format", '"jsonl" (default) or "csv", a line per value'),
@@ -41,9 +41,14 @@ def wanted(given: Callable[[str], str], now_ns: int) -> Query:
     Raises:
         ValueError: one of them means nothing; the text says which and what would.
     """
-    lane, order = given("lane") or "rounds", given("order") or "oldest"
+    points, kinds = _names(given("point")), _names(given("kind"))
+    lane, order = given("lane") or ("events" if kinds else "rounds"), given("order") or "oldest"
     if lane not in ("rounds", "events"):
         raise ValueError(f'lane: "{lane}" is neither rounds nor events')
+    if kinds and lane == "rounds":
+        raise ValueError('kind: rounds have none; ask for the lane "events"')
+    if points and lane == "events":
+        raise ValueError('point: events have none; ask for the lane "rounds"')
     if order not in ("oldest", "newest"):
         raise ValueError(f'order: "{order}" is neither oldest nor newest')
     limit = given("limit") or str(LIMIT)
@@ -55,8 +60,8 @@ def wanted(given: Callable[[str], str], now_ns: int) -> Query:
         since_ns=instant_ns(since, now_ns) if since else None,
         until_ns=instant_ns(until, now_ns) if until else None,
         devices=_names(given("device")),
-        points=_names(given("point")),
-        kinds=_names(given("kind")),
+        points=points,
+        kinds=kinds,
         limit=int(limit),
         newest_first=order == "newest",
     )

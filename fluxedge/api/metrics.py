@@ -12,6 +12,7 @@ import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from fluxedge.api.door import Door
 from fluxedge.api.lag import Sampler
 from fluxedge.api.live import Live
 from fluxedge.api.view import GatewayView
@@ -27,6 +28,7 @@ class Sources:
     view: GatewayView
     sampler: Sampler
     live: Live
+    doors: tuple[Door, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import msgspec
 from aiohttp import web
 
+from fluxedge.api.door import Door
 from fluxedge.api.lag import Sampler
 from fluxedge.api.live import Live
 from fluxedge.api.readers import Readers
@@ -34,6 +35,7 @@ class Parts:
     sampler: Sampler
     live: Live
     readers: Readers
+    doors: tuple[Door, ...]
     request_type: type[msgspec.Struct]  # of a command
     result_type: type[msgspec.Struct]
 

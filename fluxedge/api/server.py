@@ -11,6 +11,7 @@ import msgspec
 from aiohttp import web
 
 from fluxedge.api import sockets
+from fluxedge.api.door import IDLE_S, MOST_TCP, MOST_UNIX, Door, note_request
 from fluxedge.api.errors import ApiError, plain_errors
 from fluxedge.api.lag import Sampler
 from fluxedge.api.live import Live
@@ -47,39 +48,59 @@ class ApiServer:
         self._spawn = spawn
         self.live = Live(view.latest)
         self.sampler = Sampler(lambda: view.log.stored_bytes)
-        self.parts = Parts(view, self.sampler, self.live, Readers(), request_type, result_type)
+        self.unix, self.tcp = Door("unix", MOST_UNIX), Door("tcp", MOST_TCP)
+        doors = (self.unix, self.tcp)
+        self.parts = Parts(view, self.sampler, self.live, Readers(), doors, request_type, result_type)
         self.doorkeeper = Doorkeeper()
         self.tcp_port = 0  # where TCP listens; 0 = it does not
         self._loopback_only = False
         self._inode = 0
+        self._bound: list[tuple[Door, socket.socket]] = []  # not served yet
+        self._no_tcp: Problem | None = None
         self._runner: web.AppRunner | None = None
         self._servers: list[asyncio.Server] = []
         self._sampling: asyncio.Task[typing.Any] | None = None
 
-    async def start(self) -> None:
-        """Listen. Without the TCP address it goes on, with a problem.
+    def bind(self) -> None:
+        """Take the addresses, before channels and uplinks take open files.
 
         Raises:
             LinkProblem: "api-unavailable": the unix socket cannot be opened; another gateway may run there.
         """
-        unix = sockets.open_unix(self.path)
+        self._bound.append((self.unix, sockets.open_unix(self.path)))
         self._inode = self.path.lstat().st_ino
-        app = web.Application(middlewares=[plain_errors], client_max_size=MOST_BODY_BYTES)
-        for route in ROUTES:
-            app.router.add_route(route.method, route.path, self._guarded(route))
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=STOP_S, handle_signals=False)
-        await self._runner.setup()
-        loop = asyncio.get_running_loop()
-        server = typing.cast("typing.Callable[[], asyncio.Protocol]", self._runner.server)
-        self._servers.append(await loop.create_unix_server(server, sock=unix))
         try:
             if self._listen:
                 tcp = sockets.open_tcp(self._listen)
                 self.tcp_port = tcp.getsockname()[1]
                 self._loopback_only = sockets.is_loopback_name(sockets.parse_listen(self._listen)[0])
-                self._servers.append(await loop.create_server(server, sock=tcp))
+                self._bound.append((self.tcp, tcp))
         except (ConfigProblem, LinkProblem) as problem:
-            self._view.problems.report(ITEM, problem)
+            self._no_tcp = problem
+
+    async def start(self) -> None:
+        """Listen; binds first where that has not been done. Without the TCP address it goes on, with a problem.
+
+        Raises as `bind`.
+        """
+        if not self._bound:
+            self.bind()
+        if self._no_tcp is not None:
+            self._view.problems.report(ITEM, self._no_tcp)
+        app = web.Application(middlewares=[note_request, plain_errors], client_max_size=MOST_BODY_BYTES)
+        for route in ROUTES:
+            app.router.add_route(route.method, route.path, self._guarded(route))
+        self._runner = web.AppRunner(
+            app, access_log=None, shutdown_timeout=STOP_S, handle_signals=False, keepalive_timeout=IDLE_S
+        )
+        await self._runner.setup()
+        loop = asyncio.get_running_loop()
+        handlers = typing.cast("typing.Callable[[], asyncio.Protocol]", self._runner.server)
+        while self._bound:
+            door, sock = self._bound[-1]
+            serve = loop.create_unix_server if door is self.unix else loop.create_server
+            self._servers.append(await serve(door.protocols(handlers), sock=sock))
+            self._bound.pop()
         self._sampling = self._spawn(self.sampler.run(), "api-sampler")
 
     async def stop(self) -> None:
@@ -91,6 +112,9 @@ class ApiServer:
         for server in self._servers:
             server.close()
         self._servers.clear()
+        for _, sock in self._bound:
+            sock.close()
+        self._bound.clear()
         self.live.close_all()
         if self._runner is not None:
             await self._runner.cleanup()

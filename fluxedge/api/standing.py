@@ -21,7 +21,7 @@ from fluxedge.api.answers import (
     VersionAnswer,
 )
 from fluxedge.api.lag import Sampler
-from fluxedge.api.view import GatewayView
+from fluxedge.api.view import GatewayView, tally_of
 from fluxedge.model import Lane
 
 API_VERSION = "v1"
@@ -95,7 +95,7 @@ def channels(view: GatewayView) -> list[ChannelAnswer]:
     found = []
     for name, poller in sorted(view.pollers.items()):
         cfg = view.config.channels.get(name)
-        tally = getattr(poller.channel, "tally", None)  # channels that count bytes have one
+        tally = tally_of(poller)
         state = "none" if poller.channel is None else poller.state.state
         found.append(
             ChannelAnswer(
@@ -106,8 +106,11 @@ def channels(view: GatewayView) -> list[ChannelAnswer]:
                 since_us=poller.state.since_ns // 1000,
                 opens=poller.state.opens,
                 busy_s=round(poller.state.busy_s, 3),
-                sent_bytes=getattr(tally, "sent_bytes", 0),
-                received_bytes=getattr(tally, "received_bytes", 0),
+                sent_bytes=tally.sent_bytes if tally else 0,
+                received_bytes=tally.received_bytes if tally else 0,
+                dropped_bytes=tally.dropped_bytes if tally else 0,
+                timeouts=tally.timeouts if tally else 0,
+                suspects=tally.suspects if tally else 0,
                 devices=sorted(poller.devices),
             )
         )
@@ -146,6 +149,17 @@ def loop(sampler: Sampler) -> LoopAnswer:
     return LoopAnswer(lag_p99_ms=round(sampler.lag.p99_s * 1000, 2), lag_max_ms=round(sampler.lag.max_s * 1000, 2))
 
 
+def dropped(view: GatewayView) -> dict[str, int]:
+    """Return what was dropped since the start, without what was not; uplinks tell their gaps themselves."""
+    tallies = [tally for poller in view.pollers.values() if (tally := tally_of(poller)) is not None]
+    found = {
+        "rounds": view.pipeline.dropped_rounds_total,
+        "events": view.pipeline.dropped_events_total,
+        "bytes": sum(tally.dropped_bytes for tally in tallies),
+    }
+    return {name: count for name, count in found.items() if count}
+
+
 def status(view: GatewayView, sampler: Sampler, uplinks: list[UplinkAnswer]) -> StatusAnswer:
     """Return everything at a glance."""
     found = devices(view)
@@ -158,5 +172,6 @@ def status(view: GatewayView, sampler: Sampler, uplinks: list[UplinkAnswer]) -> 
         uplinks=uplinks,
         log=log(view, sampler),
         loop=loop(sampler),
+        dropped=dropped(view),
         restart_needed=list(view.restart_needed),
     )

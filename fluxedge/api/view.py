@@ -49,6 +49,21 @@ class ChannelView(typing.Protocol):
     def busy_s(self) -> float: ...
 
 
+class TallyView(typing.Protocol):
+    """What a channel counts on its wire (channels.link.Tally)."""
+
+    @property
+    def timeouts(self) -> int: ...
+    @property
+    def suspects(self) -> int: ...
+    @property
+    def sent_bytes(self) -> int: ...
+    @property
+    def received_bytes(self) -> int: ...
+    @property
+    def dropped_bytes(self) -> int: ...
+
+
 class PollerView(typing.Protocol):
     """One channel with its devices."""
 
@@ -111,6 +126,10 @@ class PipelineView(typing.Protocol):
     def events_total(self) -> int: ...
     @property
     def commit_failures_total(self) -> int: ...
+    @property
+    def dropped_events_total(self) -> int: ...
+    @property
+    def dropped_rounds_total(self) -> int: ...
     def submit(self, kind: str, item: str, data: dict[str, typing.Any] | None = None) -> object: ...
 
 
@@ -170,3 +189,8 @@ class GatewayView(typing.Protocol):
     def restart_needed(self) -> Sequence[str]: ...
     @property
     def reload(self) -> Callable[[], Awaitable[object]] | None: ...  # gives a ReloadOutcome; None: cannot reload
+
+
+def tally_of(poller: PollerView) -> TallyView | None:
+    """Return what a poller's channel counts; None where there is no wire."""
+    return typing.cast("TallyView | None", getattr(poller.channel, "tally", None))

@@ -28,6 +28,8 @@ T = typing.TypeVar("T")
 Trace = Callable[[str, bytes], None]  # (">" sent | "<" received, bytes)
 
 INPUT_MAX_BYTES = 65536  # of an answer in progress; more is a peer that babbles
+BABBLE_BYTES = 256 << 10  # dropped at once; more ends the connection ...
+BABBLE_BYTES_PER_S = 128 << 10  # ... as does this for long: no shared line of a device server brings so much
 SETTLE_S = 0.001  # unread input in the kernel: the loop gets this long to hand it over
 
 
@@ -79,6 +81,8 @@ class Link(asyncio.Protocol):
         self._quiet_since_s = 0.0  # end of the last byte in either direction
         self._settled = True  # nothing is left of an earlier request
         self._late = LateReplies()
+        self._babble_bytes = 0.0  # dropped, less what is excused by time
+        self._babble_at_s = time.monotonic()
         paused = timing.gap_s > 0 or timing.resync_s > 0
         self._gap = GapTimer(self._loop) if paused else None
 
@@ -257,9 +261,21 @@ class Link(asyncio.Protocol):
 
     def _drop(self, count: int) -> None:
         if count:
+            now_s = time.monotonic()
             self._tally.dropped_bytes += count
             if self._gap is not None:
-                self._late.heard_stray(time.monotonic())
+                self._late.heard_stray(now_s)
+            excused = (now_s - self._babble_at_s) * BABBLE_BYTES_PER_S
+            self._babble_bytes = max(0.0, self._babble_bytes - excused) + count
+            self._babble_at_s = now_s
+            if self._babble_bytes > BABBLE_BYTES:
+                self._hang_up()
+
+    def _hang_up(self) -> None:
+        """End a connection whose peer sends without end: reading it all would take the time of others."""
+        text = f"{self._peer}: closed, because it sends without end what nobody asked for"
+        self.fail("link-down", text, "Is this the right port? Something else than the device may listen there.")
+        self.abort()
 
     def _expire(self, timeout_s: float, first: bool) -> None:
         waiter = self._waiter

@@ -52,7 +52,12 @@ class TcpChannel(WireChannel):
 
     async def _resolve(self) -> list[Address]:
         loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        try:
+            found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        except UnicodeError as exc:  # the codec "idna" refuses the name before anybody is asked
+            raise LinkProblem(
+                "link-unreachable", f"the name in {self._peer} cannot be one: {exc}", "Correct the channel's URL."
+            ) from exc
         return list(dict.fromkeys((info[0], str(info[4][0]), int(info[4][1])) for info in found))
 
     async def _connect_any(self, addresses: list[Address]) -> Link:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import click
 
+from fluxedge.cli.durations import duration as a_duration
 from fluxedge.cli.main import FAILED, OK
 
 if typing.TYPE_CHECKING:
@@ -27,6 +28,7 @@ if typing.TYPE_CHECKING:
     from fluxedge.cli.demo_tally import Tally
     from fluxedge.mqtt import Session
 
+SHORTEST_S = 1.0
 FIRST_VALUES_S = 20.0
 REDRAW_S = 0.25
 LINE_S = 5.0  # without a terminal
@@ -34,7 +36,7 @@ STRAGGLERS_S = 0.5  # messages that are on their way when the gateway has stoppe
 
 
 @click.command()
-@click.option("--duration", metavar="SECONDS", type=click.FloatRange(min=1), help="End by itself [at Ctrl-C].")
+@click.option("--duration", type=a_duration, help="End by itself after this time: 30s, 5m, 30 [at Ctrl-C].")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Of the broker [a free one].")
 @click.option("--broker", type=click.Choice(["mosquitto", "amqtt"]), default=None, help="Which [the better one].")
 @click.option("--keep", is_flag=True, help="Keep the folder with configuration, log and state.")
@@ -46,6 +48,8 @@ def demo(duration: float | None, port: int, broker: str | None, keep: bool) -> N
     from fluxedge.cli.demo_child import ChildDied
     from fluxedge.problems import Problem
 
+    if duration is not None and duration < SHORTEST_S:
+        raise click.BadParameter(f"at least {SHORTEST_S:g} s", param_hint="--duration")
     folder = new_folder(Path(tempfile.gettempdir()))
     code = FAILED
     try:

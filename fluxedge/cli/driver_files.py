@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import typing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from fluxedge.apply import findings as findings_of
-from fluxedge.config.drivers import decode_driver
-from fluxedge.config.mistakes import Findings, Mistake, unknown
+from fluxedge.config.assemble import assemble
+from fluxedge.config.mistakes import Mistake, unknown
 from fluxedge.config.sources import Layout, Sources, read_shipped
 from fluxedge.config.structs import WITHOUT_CHANNEL, ChannelCfg, Config, DeviceCfg, DriverCfg
 from fluxedge.problems import ConfigProblem
 
 Layer = typing.Literal["config", "site", "shipped"]
+
+
+class BrokenDriver(ConfigProblem):
+    """A driver file has mistakes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +63,15 @@ def need(layout: Layout, name: str) -> DriverCfg:
     """Return a driver that can be used.
 
     Raises:
-        ConfigProblem: "config-invalid": there is none of this name, or it has mistakes; the message has them all.
+        ConfigProblem: "config-invalid": there is none of this name.
+        BrokenDriver: "config-invalid": it has mistakes; the message has them all.
     """
     found = find(layout, name)
     if found is None:
         text = unknown("driver", name, names(layout))
         raise ConfigProblem("config-invalid", text, "`fluxedge drivers ls` lists them.")
     if found.driver is None:
-        raise ConfigProblem("config-invalid", "\n".join(mistake.text() for mistake in found.mistakes))
+        raise BrokenDriver("config-invalid", "\n".join(mistake.text() for mistake in found.mistakes))
     return found.driver
 
 
@@ -75,13 +80,11 @@ def _read(layer: Layer, path: Path) -> DriverFile:
     item = read_shipped(path.stem, Layout(path.parent, driver_dirs=(path.parent,)), sources)
     if item is None:
         return DriverFile(path.stem, layer, path, None, tuple(sources.mistakes))
-    findings = Findings()
-    driver = decode_driver(item, findings)
-    errors = list(findings.errors)
-    if driver is not None and not errors:
-        errors += [replace(finding, item=item.key) for finding in findings_of(alone(driver))]
-    mistakes = tuple(item.mistake(f.path, f.message, f.hint, f.code) for f in errors)
-    return DriverFile(path.stem, layer, path, None if mistakes else driver, mistakes)
+    assembly = assemble({item.key: item}, Layout(path.parent, driver_dirs=()))
+    errors = [*assembly.findings.errors, *assembly.trial.findings(findings_of)]
+    told = (item.mistake(finding.path, finding.message, finding.hint, finding.code) for finding in errors)
+    mistakes = tuple(sorted(told, key=lambda mistake: mistake.line))
+    return DriverFile(path.stem, layer, path, None if mistakes else assembly.trial.config.drivers[item.id], mistakes)
 
 
 def alone(driver: DriverCfg, device: DeviceCfg | None = None, url: str = "tcp://127.0.0.1") -> Config:

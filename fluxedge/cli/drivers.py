@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from fluxedge.cli import places
-from fluxedge.cli.main import FAILED
+from fluxedge.cli.main import FAILED, Words
 
 if typing.TYPE_CHECKING:
     from fluxedge.cli.driver_files import DriverFile
@@ -22,7 +22,7 @@ _state = click.option("--state", "state_dir", type=click.Path(path_type=Path), h
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-@click.group()
+@click.group(cls=Words)
 def drivers() -> None:
     """List or show driver files: one file describes one product.
 
@@ -37,6 +37,7 @@ def drivers() -> None:
 def ls(config_dir: Path | None, state_dir: Path | None, as_json: bool) -> None:
     """List all drivers."""
     from fluxedge.cli import aligned, driver_files
+    from fluxedge.cli.show import table
 
     layout = _layout(config_dir, state_dir)
     files = [driver_files.find(layout, name) for name in driver_files.names(layout)]
@@ -61,8 +62,7 @@ def ls(config_dir: Path | None, state_dir: Path | None, as_json: bool) -> None:
         else:
             rows.append((file.id, driver.name, driver.protocol, str(len(driver.points)), driver.verified, file.layer))
     heads = ("Driver", "Product", "Protocol", "Points", "Verified", "Layer")
-    for line in aligned.lines(rows, heads, right=(3,)):
-        click.echo(line)
+    table(heads, rows, right=(3,), drop=("Protocol", "Points", "Layer"), fold=("Product",))
 
 
 @drivers.command()
@@ -78,8 +78,7 @@ def show(name: str, config_dir: Path | None, state_dir: Path | None, as_json: bo
     layout = _layout(config_dir, state_dir)
     file = driver_files.find(layout, name)
     if file is None:
-        click.echo(unknown("driver", name, driver_files.names(layout)), err=True)
-        sys.exit(FAILED)
+        raise click.UsageError(unknown("driver", name, driver_files.names(layout)))
     if file.driver is None:
         click.echo("\n".join(mistake.text() for mistake in file.mistakes), err=True)
         sys.exit(FAILED)
@@ -134,6 +133,7 @@ def _wires(driver: DriverCfg) -> dict[str, str]:
 
 def _print(file: DriverFile, driver: DriverCfg) -> None:
     from fluxedge.cli import aligned
+    from fluxedge.cli.show import table
     from fluxedge.config.quantities import Seconds
 
     verified = {"document": "against documents", "device": "on a device", "none": "not yet"}[driver.verified]
@@ -154,5 +154,7 @@ def _print(file: DriverFile, driver: DriverCfg) -> None:
         rows.append((name, wire, kind.strip(), point.unit, point.group, point.label, "; ".join(notes)))
     heads = ("Point", "On the wire", "Type", "Unit", "Group", "Label", "")
     columns = [i for i, head in enumerate(heads) if any(row[i] for row in rows)]
-    for line in aligned.lines([[row[i] for i in columns] for row in rows], [heads[i] for i in columns]):
-        click.echo(line)
+    table(
+        [heads[i] for i in columns], [[row[i] for i in columns] for row in rows],
+        drop=("Group", "Label"), fold=("Label", ""),
+    )  # fmt: skip

@@ -33,7 +33,21 @@ VERBS: dict[str, tuple[str, str]] = {  # verb -> (module below fluxedge.cli, one
 }
 
 
-class Verbs(click.Group):
+class Words(click.Group):
+    """A group that says what a misspelt word was probably meant to be."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        names = self.list_commands(ctx)
+        if args and args[0] not in names and not ctx.resilient_parsing and not args[0].startswith("-"):
+            from fluxedge.config.mistakes import unknown
+
+            ctx.fail(unknown("verb", args[0], names))
+        return super().resolve_command(ctx, args)
+
+
+class Verbs(Words):
     """Load a verb's module when it is used. Each module has one click command named like its verb."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -21,7 +21,7 @@ from pathlib import Path
 import click
 
 from fluxedge.cli import places
-from fluxedge.cli.main import FAILED, NOT_PERMITTED, NOT_RUNNING
+from fluxedge.cli.main import FAILED, NOT_PERMITTED, NOT_RUNNING, USAGE
 
 API = "/api/v1"
 ANSWER_S = 30.0
@@ -52,7 +52,7 @@ class ApiTrouble(Trouble):
         self.status = status
         self.answer = answer
         self.code = str(fields.get("code", ""))
-        exit_code = NOT_PERMITTED if status == 403 else FAILED
+        exit_code = {400: USAGE, 403: NOT_PERMITTED}.get(status, FAILED)
         super().__init__(str(fields.get("message", f"HTTP {status}")), str(fields.get("hint", "")), exit_code)
 
 
@@ -79,7 +79,8 @@ class Daemon:
         """Return an answer.
 
         Raises:
-            Trouble: it does not run (exit 3), this user may not (exit 4), or what it answered (exit 1).
+            Trouble: it does not run (exit 3), this user may not (exit 4), it does not understand (exit 2), or what
+                else it answered (exit 1).
         """
         with self._ask("GET", _target(path, query), None, ANSWER_S) as response:
             return json.load(response)
@@ -143,6 +144,9 @@ class Daemon:
                 f"Members of the group fluxedge may: sudo usermod -aG fluxedge {getpass.getuser()}, then log in again.",
                 NOT_PERMITTED,
             )
+        if isinstance(exc, ConnectionResetError | BrokenPipeError):  # also http.client's RemoteDisconnected
+            hint = "It stops just now, or has as many clients as it takes; its journal says."
+            return Trouble(f"fluxedge closed the connection at {self.path}.", hint)
         if isinstance(exc, TimeoutError):
             return Trouble(f"fluxedge did not answer at {self.path} in time.")
         return Trouble(f"{self.path}: {exc}")

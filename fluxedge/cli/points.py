@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
 from fluxedge.cli import show
@@ -21,21 +23,22 @@ def points(glob: str, daemon: Daemon, as_json: bool) -> None:
         return
     if not found:
         raise Trouble(f"no point matches {glob}" if glob else "there are no points: no devices are configured")
-    show.table(HEADS, map(row, found), right=(3,))
+    show.table(HEADS, map(row, found), right=(3,), drop=("label",), fold=("value", "label"))
 
 
-def now(daemon: Daemon, target: str, as_json: bool) -> None:
-    """Show the latest values of a point or of all points of a device: `fluxedge read` of what the gateway reads.
+def now(daemon: Daemon, target: str, names: Sequence[str], as_json: bool) -> None:
+    """Show the latest values of a point, of a device's points `names`, or of all of a device: `fluxedge read`.
 
     Raises:
         Trouble: there is no such point or device; the hint names what was probably meant.
     """
-    one = "." in target
-    found = [daemon.get(f"/points/{target}")] if one else daemon.get("/points", device=target)
+    ids = [f"{target}.{name}" for name in names] or [target]
+    by_id = "." in ids[0]
+    found = [daemon.get(f"/points/{id_}") for id_ in ids] if by_id else daemon.get("/points", device=target)
     if as_json:
-        print_json(found[0] if one else found)
+        print_json(found[0] if by_id and len(ids) == 1 else found)
         return
-    show.table(HEADS, map(row, found), right=(3,))
+    show.table(HEADS, map(row, found), right=(3,), drop=("label",), fold=("value", "label"))
 
 
 def row(point: Data) -> list[show.Cell]:

@@ -24,7 +24,7 @@ def show_queue(found: Data) -> None:
             oldest = show.age(lane["oldest_us"]) if lane["oldest_us"] else "-"
             rows.append([*first, lane["lane"], f"{lane['records']:,}", oldest, *last])
             first, last = ["", "", ""], ["", "", "", ""]
-    show.table(heads, rows, right=(4, 6, 7, 8))
+    show.table(heads, rows, right=(4, 6, 7, 8), drop=("sent", "for", "refused", "autonomy"))
 
 
 def _autonomy(uplink: Data) -> str:

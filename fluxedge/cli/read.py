@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from fluxedge.cli import places
+from fluxedge.cli.durations import duration
 from fluxedge.cli.main import FAILED
 
 if typing.TYPE_CHECKING:
@@ -30,7 +31,7 @@ _MOST_WORDS = 19  # four registers; --trace and --json show all
 @click.option("--count", type=click.IntRange(1, 2000), default=1, help="How many such values, one behind the other.")
 @click.option("--length", type=click.IntRange(1, 250), help="Bytes of a string or of bytes.")
 @click.option("--unit", type=click.IntRange(0, 247), help="Modbus unit id [the driver's, else 1].")
-@click.option("--timeout", help='How long to wait for each answer, such as "500ms" [1s].')
+@click.option("--timeout", type=duration, help="How long to wait for each answer: 500ms, 2s, 2 [1s].")
 @click.option("--trace", is_flag=True, help="Show every byte, its direction and its time.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--config", "config_dir", type=click.Path(path_type=Path), help="Configuration directory, for drivers.")
@@ -50,7 +51,7 @@ def read(target: str, points: tuple[str, ...], driver_name: str | None, at: str 
 
     TARGET is a URL (tcp://HOST[:502], rtu+tcp://HOST:PORT, serial:///dev/…?baud=9600&parity=N), DEVICE or DEVICE.POINT.
 
-    Exit codes: 0 everything was read, 1 not, 3 the gateway does not run.
+    Exit codes: 0 everything was read, 1 not, 2 no such driver, point, address or type, 3 the gateway does not run.
     """
     if "://" not in target:
         if driver_name or at:
@@ -59,10 +60,16 @@ def read(target: str, points: tuple[str, ...], driver_name: str | None, at: str 
         return
     if (driver_name is None) == (at is None):
         raise click.UsageError("give --driver NAME, or --at ADDRESS; `fluxedge drivers ls` lists the drivers")
-    from fluxedge.problems import LinkProblem, Problem
+    from fluxedge.cli.driver_files import BrokenDriver
+    from fluxedge.problems import ConfigProblem, LinkProblem, Problem
 
     try:
         _direct(target, points, driver_name, at, options)
+    except BrokenDriver as problem:
+        _complain(problem)
+        sys.exit(FAILED)
+    except ConfigProblem as problem:
+        raise click.UsageError(f"{problem.message}\n{problem.hint}".rstrip()) from problem
     except Problem as problem:
         _complain(problem)
         socket = places.socket_path(options["socket"], options["state_dir"])
@@ -78,8 +85,7 @@ def _through_gateway(target: str, points: tuple[str, ...], options: dict[str, ty
     if points and "." in target:
         raise click.UsageError("write DEVICE POINT…, or DEVICE.POINT")
     daemon = Daemon(places.socket_path(options["socket"], options["state_dir"]))
-    for one in [f"{target}.{point}" for point in points] or [target]:
-        now(daemon, one, options["as_json"])
+    now(daemon, target, points, options["as_json"])
 
 
 def _direct(
@@ -100,8 +106,8 @@ def _direct(
 
     driver = _driver(driver_name, at, options)
     device = direct.device_of(driver, options["unit"], points)
-    wait_s = _seconds(options["timeout"])
-    outcome = asyncio.run(direct.read_once(url, driver, device, wait_s, trace if options["trace"] else None))
+    tracer = trace if options["trace"] else None
+    outcome = asyncio.run(direct.read_once(url, driver, device, options["timeout"], tracer))
     if options["as_json"]:
         _print_json(outcome, traced if options["trace"] else None)
     else:
@@ -121,17 +127,6 @@ def _driver(name: str | None, at: str | None, options: dict[str, typing.Any]) ->
     return driver_files.need(layout, name or "")
 
 
-def _seconds(text: str | None) -> float | None:
-    from fluxedge.config.quantities import Seconds
-
-    if text is None:
-        return None
-    try:
-        return Seconds.parse(text)
-    except ValueError as exc:
-        raise click.UsageError(f"--timeout: {exc}") from exc
-
-
 def _complain(problem: Problem) -> None:
     click.echo(click.style(problem.message, fg="red"), err=True)
     if problem.hint:
@@ -139,7 +134,7 @@ def _complain(problem: Problem) -> None:
 
 
 def _print(outcome: Outcome, after_trace: bool) -> None:
-    from fluxedge.cli import aligned
+    from fluxedge.cli import aligned, show
     from fluxedge.cli.shown import shown
 
     def row(seen: Seen) -> tuple[str, ...]:
@@ -155,10 +150,10 @@ def _print(outcome: Outcome, after_trace: bool) -> None:
     heads = ("Point", "Value", "Unit", "Quality", "Raw", "Words", "Label")
     columns = [i for i in range(len(heads)) if any(cells[i] for cells in rows)]
     right = [columns.index(i) for i in (1, 4) if i in columns]
-    for line in aligned.lines(
-        [[cells[i] for i in columns] for cells in rows], [heads[i] for i in columns], right=right
-    ):
-        click.echo(line)
+    show.table(
+        [heads[i] for i in columns], [[cells[i] for i in columns] for cells in rows], right,
+        drop=("Words", "Raw", "Label"), fold=("Value", "Label"),
+    )  # fmt: skip
     spent = f"{(outcome.elapsed_s - outcome.opened_s) * 1000:.0f} ms, and {outcome.opened_s * 1000:.0f} ms to open"
     click.echo(f"\n{aligned.counted(len(rows), 'point')} in {spent}")
     for problem in outcome.problems:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
+import os
+import resource
 import sys
 from pathlib import Path
 
@@ -23,6 +26,16 @@ def settle() -> None:
     gc.freeze()
 
 
+def lift_file_limit() -> None:
+    """Permit as many open files as the system lets this process have: every TCP device, client and broker is one.
+
+    systemd and shells set the soft limit to 1024 for programs that use select(2), which nothing here does.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # fs.nr_open is lower: it stays as it is
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 @click.command()
 @click.option(
     "--config", "config_dir", type=click.Path(path_type=Path), help="Configuration directory [/etc/fluxedge]."
@@ -32,8 +45,9 @@ def settle() -> None:
 def run(config_dir: Path | None, state_dir: Path | None, verbose: bool) -> None:
     """Run the gateway until SIGTERM or Ctrl-C.
 
-    SIGHUP reloads the configuration; changed files are noticed by themselves. Exit codes: 0 stopped, 1 the log cannot
-    be opened or a part failed, 78 fluxedge.toml is unusable and there is no last good version.
+    SIGHUP reloads the configuration; changed files are noticed by themselves. Exit codes: 0 stopped, 1 the log or
+    the state directory cannot be used, or a part failed, 78 fluxedge.toml is unusable and there is no last good
+    version.
     """
     import uvloop
 
@@ -42,6 +56,8 @@ def run(config_dir: Path | None, state_dir: Path | None, verbose: bool) -> None:
     from fluxedge.problems import Problem
     from fluxedge.service import BadConfig, Service
 
+    lift_file_limit()
+    os.umask(0o027)  # what the log holds is for the daemon and its group, as its socket is
     journal.set_up(logging.DEBUG if verbose else logging.INFO)
     state = places.state_dir(state_dir)
     layout = Layout.standard(places.config_dir(config_dir), state)

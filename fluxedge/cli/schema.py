@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 import typing
 from pathlib import Path
 
 import click
-
-from fluxedge.cli.main import FAILED
 
 
 @click.command()
@@ -27,8 +24,7 @@ def schema(kind: str | None, out: Path | None, as_json: bool) -> None:
 
     known = schemas()
     if kind is not None and kind not in known:
-        click.echo(unknown("schema", kind, known), err=True)
-        sys.exit(FAILED)
+        raise click.UsageError(unknown("schema", kind, known))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         for name in [kind] if kind else known:

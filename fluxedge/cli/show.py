@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import click
 
@@ -22,6 +22,7 @@ STATE_STYLE = {
     "ok": "green", "open": "green", "connected": "green", "GOOD": "", "offline": "red", "closed": "red", "down": "red",
     "UNCERTAIN": "yellow", "BAD": "red", "OFFLINE": "red", "waiting": "yellow", "disabled": "dim",
 }  # fmt: skip
+NARROW = 16  # places that a column of texts needs at least
 _UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 
@@ -38,31 +39,97 @@ def state(text: str) -> Cell:
     return text, STATE_STYLE.get(text, "")
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[Cell]], right: Iterable[int] = ()) -> None:
-    """Print a table."""
+def table(
+    heads: Sequence[str],
+    rows: Iterable[Sequence[Cell]],
+    right: Iterable[int] = (),
+    *,
+    drop: Sequence[str] = (),
+    fold: Collection[str] = (),
+) -> None:
+    """Print a table.
+
+    On a terminal that is too narrow the columns of `drop` go, the first one first, and that is said. Only the columns
+    of `fold` are broken into lines: an id can be copied.
+    """
     found = list(rows)
     if not sys.stdout.isatty():
-        plain = [[cell if isinstance(cell, str) else cell[0] for cell in row] for row in found]
+        plain = [[_text(cell) for cell in row] for row in found]
         for line in aligned.lines(plain, heads, right=right):
             click.echo(line)
         return
     from rich.console import Console  # slow to import, and only a terminal needs it
 
-    Console(highlight=False).print(rich_table(heads, found, right))
+    console = Console(highlight=False)
+    kept = fitting(heads, found, console.width, drop, fold)
+    made = rich_table(heads, found, right, kept=kept, fold=fold)
+    if (needed := _width(heads, found, kept, fold)) > console.width:
+        console.width = needed  # the terminal breaks the lines; an id stays whole when it is copied
+    console.print(made)
+    if gone := [head for i, head in enumerate(heads) if i not in kept]:
+        click.echo(styled(f"Not shown, the terminal is narrow: {', '.join(gone)}", "dim"))
 
 
-def rich_table(heads: Sequence[str], rows: Iterable[Sequence[Cell]], right: Iterable[int] = ()) -> Table:
-    """Return a table for a terminal."""
+def rich_table(
+    heads: Sequence[str],
+    rows: Iterable[Sequence[Cell]],
+    right: Iterable[int] = (),
+    *,
+    kept: Collection[int] | None = None,
+    fold: Collection[str] = (),
+    cut: Collection[str] = (),
+) -> Table:
+    """Return a table of the columns `kept` (None: of all), for a terminal; `cut`: columns that end in … instead."""
     from rich.table import Table
     from rich.text import Text
 
     made = Table(box=None, pad_edge=False, header_style="bold")
     to_right = set(right)
-    for i, head in enumerate(heads):
-        made.add_column(head, justify="right" if i in to_right else "left", overflow="fold")
+    shown = [i for i in range(len(heads)) if kept is None or i in kept]
+    for i in shown:
+        whole = heads[i] not in fold and heads[i] not in cut
+        made.add_column(heads[i], justify="right" if i in to_right else "left", overflow="fold", no_wrap=whole)
+
+    def made_of(i: int, cell: Cell) -> Text:
+        text, style = (cell, "") if isinstance(cell, str) else cell
+        return Text(text, style, no_wrap=True, overflow="ellipsis") if heads[i] in cut else Text(text, style)
+
     for row in rows:
-        made.add_row(*[Text(cell) if isinstance(cell, str) else Text(cell[0], style=cell[1]) for cell in row])
+        made.add_row(*[made_of(i, row[i]) for i in shown])
     return made
+
+
+def fitting(
+    heads: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    width: int,
+    drop: Sequence[str],
+    narrow: Collection[str] = (),
+) -> set[int]:
+    """Return the columns that are shown at a width: all, without the first few of `drop`.
+
+    The columns of `narrow` may be narrower than what is in them.
+    """
+    kept = set(range(len(heads)))
+    for head in drop:
+        if _width(heads, rows, kept, narrow) <= width:
+            break
+        if head in heads:
+            kept.discard(list(heads).index(head))
+    return kept
+
+
+def _width(heads: Sequence[str], rows: Sequence[Sequence[Cell]], kept: Collection[int], narrow: Collection[str]) -> int:
+    """Return how wide a table of some columns is at least."""
+    found = 0
+    for i in kept:
+        widest = max((aligned.width(text) for text in (heads[i], *(_text(row[i]) for row in rows))), default=0)
+        found += min(widest, NARROW) if heads[i] in narrow else widest
+    return found + 2 * (len(kept) - 1)
+
+
+def _text(cell: Cell) -> str:
+    return cell if isinstance(cell, str) else cell[0]
 
 
 def span(seconds: float) -> str:

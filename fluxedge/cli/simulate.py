@@ -46,10 +46,13 @@ def simulate(
 
     Values move plausibly; writable points keep what is written to them. Units count up from the driver's own, else
     from 1, unless they are given.
+
+    Exit codes: 0 it was ended, 1 it cannot serve there, 2 wrong usage; there is no such driver.
     """
     import asyncio
 
-    from fluxedge.problems import Problem
+    from fluxedge.cli.driver_files import BrokenDriver
+    from fluxedge.problems import ConfigProblem, Problem
 
     if rtu is not None and pty is not None:
         raise click.UsageError("--rtu and --pty: give one of them")
@@ -58,6 +61,11 @@ def simulate(
     try:
         units = _units(drivers, config_dir, state_dir)
         code = asyncio.run(_serve(units, _host_port(tcp), rtu, pty, baud, parity))
+    except ConfigProblem as problem:
+        if not isinstance(problem, BrokenDriver):
+            raise click.UsageError(f"{problem.message}\n{problem.hint}".rstrip()) from problem
+        click.echo(problem.message, err=True)
+        sys.exit(FAILED)
     except Problem as problem:
         click.echo(f"{problem.message}\n{problem.hint}".rstrip(), err=True)
         sys.exit(FAILED)

@@ -56,6 +56,8 @@ def _overview(found: Data) -> None:
         ("log", _log_line(log)),
         ("loop", f"late by {found['loop']['lag_p99_ms']:g} ms (99 %), {found['loop']['lag_max_ms']:g} ms at most"),
     ]
+    if found["dropped"]:
+        rows.append(("dropped", _dropped_line(found["dropped"])))
     if not found["uplinks"]:
         rows.insert(2, ("uplinks", "none configured: what is read stays in the log"))
     if not gateway["clock_trusted"]:
@@ -74,6 +76,17 @@ def _counts(found: dict[str, int], order: tuple[str, ...]) -> str:
     if found.get("none"):
         words.append(f"{found['none']} without a wire")
     return ", ".join(words) or "none"
+
+
+def _dropped_line(dropped: dict[str, int]) -> str:
+    words = []
+    if count := dropped.get("rounds"):
+        words.append(f"{aligned.counted(count, 'round')} that could not be stored")
+    if count := dropped.get("events"):
+        words.append(f"{aligned.counted(count, 'event')} while nothing could be written")
+    if count := dropped.get("bytes"):
+        words.append(f"{show.size(count)} received that belong to no answer")
+    return ", ".join(words)
 
 
 def _uplink_line(uplink: Data) -> str:
@@ -139,7 +152,8 @@ def _devices(found: Data) -> None:
         )
         for device in found
     ]  # fmt: skip
-    show.table(heads, rows, right=(7, 8, 9, 10))
+    drop = ("points", "overruns", "silent", "latency", "driver", "label", "answered", "for", "channel")
+    show.table(heads, rows, right=(7, 8, 9, 10), drop=drop, fold=("label",))
 
 
 def _channels(found: Data) -> None:
@@ -152,7 +166,8 @@ def _channels(found: Data) -> None:
         )
         for channel in found
     ]  # fmt: skip
-    show.table(heads, rows, right=(5, 6, 7, 8))
+    drop = ("devices", "opens", "sent", "received", "label", "for", "url")
+    show.table(heads, rows, right=(5, 6, 7, 8), drop=drop, fold=("label", "url"))
 
 
 _LISTS = {"devices": _devices, "channels": _channels, "uplinks": queue_table.show_queue, "problems": _problems}

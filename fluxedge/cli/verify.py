@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import secrets
 import sys
@@ -13,12 +14,13 @@ from pathlib import Path
 
 import click
 
+from fluxedge.cli.durations import duration as a_duration
 from fluxedge.cli.main import FAILED, OK
 
 if typing.TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from fluxedge.mqtt import Settings
+    from fluxedge.mqtt import Session, Settings
     from fluxedge.problems import Problem
     from fluxedge.verify import Ledger, Verifier
 
@@ -56,8 +58,9 @@ class Watch:
 @click.command()
 @click.option("--broker", "url", required=True, help="mqtt://HOST[:1883] or mqtts://HOST[:8883].")
 @click.option("--gateway", default="+", help="One gateway's id [every gateway].")
+@click.option("--uplink", default="", help="The gateway's uplink that leads to this broker: only its gaps count.")
 @click.option("--topic", "topics", multiple=True, help=f"Topics instead of {' and '.join(TOPICS)}.")
-@click.option("--duration", help='End after this time, such as "30s" [at Ctrl-C].')
+@click.option("--duration", type=a_duration, help="End after this time: 30s, 5m, 30 [at Ctrl-C].")
 @click.option("--from-start", is_flag=True, help="Also miss what lies before the first record that comes.")
 @click.option("--username", default="", help="User name at the broker.")
 @click.option("--password-file", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="Its password.")
@@ -65,29 +68,30 @@ class Watch:
 @click.option("--cert", default="", type=click.Path(dir_okay=False), help="Client certificate.")
 @click.option("--key", default="", type=click.Path(dir_okay=False), help="Its key.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON at the end.")
-def verify(url: str, gateway: str, topics: tuple[str, ...], duration: str | None, **options: typing.Any) -> None:
+def verify(url: str, gateway: str, topics: tuple[str, ...], duration: float | None, **options: typing.Any) -> None:
     """Subscribe and report what is missing, came twice, or was announced as a gap, per gateway, epoch and lane.
 
     Every record carries a number in its lane, and a lane has no holes: what does not come is seen at once. A slow
     subscriber can be the cause, too: brokers drop what they cannot keep for it (Mosquitto: max_queued_messages).
 
+    A gap that the gateway announced explains a hole only where it is known to be a gap of this broker's uplink: name it
+    with --uplink when the gateway has more than one.
+
     Exit codes: 0 records came and none is missing, 1 otherwise.
     """
-    from fluxedge.config.quantities import Seconds
     from fluxedge.problems import LinkProblem
     from fluxedge.verify import Verifier
 
     try:
-        seconds = float(Seconds.parse(duration)) if duration is not None else None
         settings = _settings(url, options)
     except ValueError as exc:
         raise click.UsageError(str(exc)) from exc
     except LinkProblem as problem:
         raise _failed(problem) from problem
-    watch = Watch(Verifier(), 1 if options["from_start"] else None)
+    watch = Watch(Verifier(options["uplink"]), 1 if options["from_start"] else None)
     wanted = [topic.replace("{gateway}", gateway) for topic in topics or TOPICS]
     try:
-        asyncio.run(_listen(watch, settings, wanted, seconds, quiet=options["as_json"]))
+        asyncio.run(_listen(watch, settings, wanted, duration, quiet=options["as_json"]))
     except LinkProblem as problem:
         raise _failed(problem) from problem
     if options["as_json"]:
@@ -141,13 +145,7 @@ async def _listen(watch: Watch, settings: Settings, topics: list[str], seconds: 
                 raise LinkProblem("uplink-refused", f"the broker refuses to let us subscribe to {topic}") from exc
         watch.begun_s = time.monotonic()
         click.echo(f"Subscribed at {settings.where} to {', '.join(topics)}", err=quiet)
-        ending = asyncio.ensure_future(stop.wait())
-        losing = asyncio.ensure_future(session.wait_closed())
-        try:
-            await _show_until(watch, {ending, losing}, seconds, quiet)
-        finally:
-            ending.cancel()
-            losing.cancel()
+        await _show(watch, session, stop, seconds, quiet)
         if not session.running:
             watch.lost = str(session.reason().message)
     finally:
@@ -158,10 +156,8 @@ def _take(watch: Watch, payload: bytes) -> None:
     watch.verifier.take(payload)
 
 
-async def _show_until(
-    watch: Watch, endings: set[asyncio.Future[typing.Any]], seconds: float | None, quiet: bool
-) -> None:
-    """Show what comes until one of `endings`, or the time is over."""
+async def _show(watch: Watch, session: Session, stop: asyncio.Event, seconds: float | None, quiet: bool) -> None:
+    """Show what comes until Ctrl-C, the end of the connection, or of the time."""
     live = None
     if not quiet and sys.stdout.isatty():
         from rich.live import Live
@@ -170,11 +166,11 @@ async def _show_until(
         live.start()
     next_line_s = LINE_S
     try:
-        while seconds is None or watch.elapsed_s < seconds:
+        while session.running and not stop.is_set() and (seconds is None or watch.elapsed_s < seconds):
             left_s = REDRAW_S if seconds is None else min(REDRAW_S, seconds - watch.elapsed_s)
-            done, _ = await asyncio.wait(endings, timeout=max(0.0, left_s), return_when=asyncio.FIRST_COMPLETED)
-            if done:
-                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, left_s)):
+                    await stop.wait()
             if live is not None:
                 live.update(table(watch), refresh=True)
             elif not quiet and watch.elapsed_s >= next_line_s:
@@ -223,10 +219,13 @@ def conclusion(watch: Watch) -> list[str]:
         missing = ledger.missing(watch.since)
         if missing:
             found.append(click.style(f"  missing: {_count(missing):,} records: {_ranges(missing)}", fg="red"))
-        if list(ledger.gaps):
-            found.append(f"  announced as given up by the gateway: {_count(ledger.gaps):,}: {_ranges(ledger.gaps)}")
+        for uplink, given_up in sorted(ledger.announced.items()):
+            whose = f"by the uplink {uplink}" if uplink else "by the gateway"
+            useless = "" if watch.verifier.counts(gateway, uplink) else ", which explains nothing here"
+            found.append(f"  announced as given up {whose}{useless}: {_count(given_up):,}: {_ranges(given_up)}")
         if ledger.duplicate_records:
             found.append(f"  came twice: {ledger.duplicate_records:,}: {_ranges(ledger.duplicates)}")
+    found += _advice(watch)
     if watch.verifier.unreadable:
         found.append(f"{watch.verifier.unreadable:,} messages on these topics are none of a gateway's")
     if watch.lost:
@@ -241,8 +240,27 @@ def conclusion(watch: Watch) -> list[str]:
     return found
 
 
+def _advice(watch: Watch) -> list[str]:
+    """Return why gaps that were announced do not count."""
+    verifier = watch.verifier
+    with_gaps = {gateway for (gateway, _, _), ledger in verifier.ledgers.items() if ledger.announced}
+    found = []
+    for gateway in sorted(with_gaps):
+        names = " and ".join(sorted(filter(None, verifier.uplinks[gateway])))
+        if verifier.ambiguous(gateway):
+            text = f"{gateway} has the uplinks {names}. Which leads here is not known, so no gap explains a hole."
+            found.append(click.style(f"{text} Say it: --uplink ID", fg="yellow"))
+        elif verifier.uplink and verifier.uplink not in verifier.uplinks[gateway]:
+            text = f"No event of {gateway} names the uplink {verifier.uplink}; they name {names or 'none'}."
+            found.append(click.style(text, fg="yellow"))
+    return found
+
+
 def _words(ledger: Ledger) -> str:
-    return f"{ledger.first:,}–{ledger.last:,}, {ledger.records:,} records in {ledger.messages:,} messages"
+    from fluxedge.cli.aligned import counted
+
+    came = f"{counted(ledger.records, 'record')} in {counted(ledger.messages, 'message')}"
+    return f"{ledger.first:,}–{ledger.last:,}, {came}"
 
 
 def summary(watch: Watch) -> dict[str, typing.Any]:
@@ -251,6 +269,8 @@ def summary(watch: Watch) -> dict[str, typing.Any]:
         "records": watch.records,
         "missing": watch.missing,
         "unreadable": watch.verifier.unreadable,
+        "uplink": watch.verifier.uplink,
+        "ambiguous": sorted(gateway for gateway in watch.verifier.uplinks if watch.verifier.ambiguous(gateway)),
         "seconds": round(watch.elapsed_s, 1),
         "lost": watch.lost,
         "streams": [
@@ -266,6 +286,9 @@ def summary(watch: Watch) -> dict[str, typing.Any]:
                 "out_of_order": ledger.out_of_order,
                 "missing": [list(pair) for pair in ledger.missing(watch.since)],
                 "gaps": [list(pair) for pair in ledger.gaps],
+                "announced": {
+                    uplink: [list(pair) for pair in given_up] for uplink, given_up in sorted(ledger.announced.items())
+                },
             }
             for (gateway, epoch, lane), ledger in sorted(watch.verifier.ledgers.items())
         ],

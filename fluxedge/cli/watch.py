@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 import time
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import click
 
 from fluxedge.cli import points, show
 from fluxedge.cli.main import NOT_RUNNING
 from fluxedge.cli.online import Daemon, Data, Trouble, options
+
+if typing.TYPE_CHECKING:
+    from rich.console import RenderableType
 
 REDRAW_S = 0.25
 
@@ -24,7 +27,8 @@ Event = tuple[str, Data]
 def watch(glob: str, daemon: Daemon, as_json: bool) -> None:
     """Show values live as they are read; GLOB chooses points: 'boiler.*', '*.flow_temp'.
 
-    A table on a terminal, a line per value elsewhere; --json prints a JSON object per round. Ctrl-C ends it.
+    A table on a terminal, as long as its window is high; a line per value elsewhere; --json prints a JSON object per
+    round. Ctrl-C ends it.
     """
     try:
         if as_json:
@@ -58,11 +62,14 @@ def _lines(daemon: Daemon, glob: str) -> None:
 
 
 def _table(daemon: Daemon, glob: str) -> None:
+    from rich.console import Console
     from rich.live import Live
 
     known = {point["id"]: point for point in daemon.get("/points", match=glob)}
     lost = 0
-    with daemon.events("/live", match=glob) as events, Live(auto_refresh=False, vertical_overflow="crop") as live:
+    console = Console(highlight=False)
+    screen = Live(console=console, auto_refresh=False, vertical_overflow="crop")
+    with daemon.events("/live", match=glob) as events, screen as live:
         drawn_s = 0.0
         for event, data in events:
             if event == "dropped":
@@ -71,9 +78,24 @@ def _table(daemon: Daemon, glob: str) -> None:
                 list(_updated(known, data))
             if time.monotonic() - drawn_s >= REDRAW_S:
                 drawn_s = time.monotonic()
-                table = show.rich_table(points.HEADS, map(points.row, known.values()), right=(3,))
-                table.caption = f"{lost:,} rounds not shown: this terminal is too slow" if lost else None
-                live.update(table, refresh=True)
+                live.update(frame(list(known.values()), lost, *console.size), refresh=True)
+
+
+def frame(known: Sequence[Data], lost: int, width: int, height: int) -> RenderableType:
+    """Return as many points as the terminal has lines for, and what is not shown."""
+    from rich.console import Group
+    from rich.text import Text
+
+    foot = [f"{lost:,} rounds not shown: this terminal is too slow"] if lost else []
+    room = max(1, height - 2 - len(foot))  # the table's heading, the cursor's line
+    if len(known) > room:
+        room = max(1, room - 1)
+        device = known[0]["id"].partition(".")[0]
+        foot.insert(0, f"… {len(known) - room:,} more points; give a pattern (fluxedge watch '{device}.*')")
+    rows = [points.row(point) for point in known[:room]]
+    kept = show.fitting(points.HEADS, rows, width, ("label", "age"), ("value", "label"))
+    table = show.rich_table(points.HEADS, rows, right=(3,), kept=kept, cut=("value", "label"))
+    return Group(table, *(Text(line, "dim", no_wrap=True, overflow="ellipsis") for line in foot))
 
 
 def _updated(known: dict[str, Data], data: Data) -> Iterator[Data]:

@@ -7,9 +7,9 @@ import uuid
 import click
 
 from fluxedge.cli import show
+from fluxedge.cli.durations import duration
 from fluxedge.cli.main import FAILED, OK, UNSURE
 from fluxedge.cli.online import Daemon, Data, Trouble, options, print_json
-from fluxedge.config.quantities import Seconds
 
 EXIT = {"done": OK, "refused": FAILED, "failed": FAILED, "sent": UNSURE, "unknown": UNSURE}
 _WORDS = {"on": True, "true": True, "yes": True, "1": True, "off": False, "false": False, "no": False, "0": False}
@@ -19,21 +19,19 @@ _MARGIN_S = 30.0  # beyond the command's own time: the device's time-out and the
 @click.command(context_settings={"ignore_unknown_options": True})  # so that -5 is a value
 @click.argument("point", metavar="DEVICE.POINT")
 @click.argument("value")
-@click.option("--timeout", default="10s", show_default=True, help="The command dies when it was not sent by then.")
+@click.option(
+    "--timeout", "timeout_s", type=duration, default="10s", help="The command dies when it was not sent by then [10s]."
+)
 @click.option("--key", default="", help="Idempotency key: repeating it gives the first answer, no second write.")
 @click.option("--wait", is_flag=True, help="Queue for an offline device until --timeout, instead of being refused.")
 @options
-def write(point: str, value: str, timeout: str, key: str, wait: bool, daemon: Daemon, as_json: bool) -> None:
+def write(point: str, value: str, timeout_s: float, key: str, wait: bool, daemon: Daemon, as_json: bool) -> None:
     """Write a value to a point and read it back.
 
     VALUE is a number, true/false/on/off, a text, or the name of an enum's value, as the point's type demands.
     Exit codes: 0 written and read back; 1 refused, nothing was written; 3 fluxedge does not run; 4 not permitted;
     5 sent, but whether the device took it is not certain: look before repeating.
     """
-    try:
-        timeout_s = float(Seconds.parse(timeout))
-    except ValueError as exc:
-        raise click.BadParameter(str(exc), param_hint="--timeout") from exc
     known = daemon.get(f"/points/{point}")
     body = {
         "device": known["device"],

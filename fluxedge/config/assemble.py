@@ -6,14 +6,17 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from fluxedge.config.channels import Channels
 from fluxedge.config.decode import decode
 from fluxedge.config.devices import Devices
-from fluxedge.config.drivers import decode_driver
+from fluxedge.config.drivers import Remains, read_driver
 from fluxedge.config.mistakes import Findings
 from fluxedge.config.quantities import Bytes
 from fluxedge.config.sources import Item, Layout
 from fluxedge.config.structs import ApiCfg, Config, DriverCfg, GatewayCfg, LogCfg
+from fluxedge.config.trial import Trial, trial
 from fluxedge.config.uplinks import Uplinks
 
 _LEAST_BACKLOG_BYTES = Bytes(16 * 2**20)
@@ -26,6 +29,7 @@ class Assembly:
     """What items make together."""
 
     config: Config  # of the items without mistakes
+    trial: Trial  # of all items
     findings: Findings
     origins: dict[str, str]  # id of a device -> key of its item; several devices can come from one
 
@@ -47,51 +51,59 @@ def assemble(
     uplinks = Uplinks(findings, layout)
     for item in _of_kind(items, "uplink"):
         uplinks.add(item)
-    drivers, unusable = _drivers(items, findings)
-    unusable |= {key.partition(":")[2] for key in gone if key.startswith("driver:")}
-    lost = {key.partition(":")[2] for key in gone if key.startswith("channel:")}
-    channels = Channels(findings, unusable=lost, unread=list(unread))
+    drivers, remains, unusable = _drivers(items, findings)
+    channels = Channels(findings, unusable=_gone(gone, "channel"), unread=list(unread))
     for item in _of_kind(items, "channel"):
         channels.add(item)
-    devices = Devices(findings, channels, drivers, unusable, driver_names)
+    devices = Devices(findings, channels, drivers, remains, unusable | _gone(gone, "driver"), driver_names)
     for item in _of_kind(items, "device"):
         devices.add(item)
     for item in _of_kind(items, "uplink"):
         uplinks.check_commands(item, devices.cfgs)
     _warn_about_idle_channels(items, findings)
-    refused = findings.refused() | set(findings.blocked)
+    singles = Config(gateway=gateway, log=log, api=api, uplinks=uplinks.cfgs, secrets=uplinks.secrets)
+    whole = trial(channels.cfgs, devices.left | devices.cfgs, drivers, remains)
+    return Assembly(_sound(singles, channels, devices), whole, findings, devices.origins)
+
+
+def _sound(config: Config, channels: Channels, devices: Devices) -> Config:
+    """Return the configuration with the channels, devices and drivers that have no mistakes."""
+    refused = devices.findings.refused() | set(devices.findings.blocked)
     good = {id_: cfg for id_, cfg in devices.cfgs.items() if devices.origins[id_] not in refused}
     used = {cfg.driver for cfg in good.values()}
     idle = channels.implicit - {cfg.channel for cfg in good.values()}
-    config = Config(
-        gateway=gateway,
-        log=log,
-        api=api,
-        uplinks=uplinks.cfgs,
+    return msgspec.structs.replace(
+        config,
         channels={id_: cfg for id_, cfg in channels.cfgs.items() if id_ not in idle},
         devices=good,
-        drivers={id_: driver for id_, driver in drivers.items() if id_ in used},
-        secrets=uplinks.secrets,
+        drivers={id_: driver for id_, driver in devices.drivers.items() if id_ in used},
     )
-    return Assembly(config, findings, devices.origins)
+
+
+def _gone(keys: Collection[str], kind: str) -> set[str]:
+    return {key.partition(":")[2] for key in keys if key.startswith(f"{kind}:")}
 
 
 def _of_kind(items: Mapping[str, Item], kind: str) -> list[Item]:
     return [item for item in items.values() if item.kind == kind]
 
 
-def _drivers(items: Mapping[str, Item], findings: Findings) -> tuple[dict[str, DriverCfg], set[str]]:
-    """Return the usable drivers, and the names of the others."""
-    drivers = {}
+def _drivers(
+    items: Mapping[str, Item], findings: Findings
+) -> tuple[dict[str, DriverCfg], dict[str, Remains], set[str]]:
+    """Return the usable drivers, what is left of the others, and the names of those of which nothing is."""
+    drivers: dict[str, DriverCfg] = {}
+    remains: dict[str, Remains] = {}
     unusable = set()
     for item in _of_kind(items, "driver"):
-        before = len(findings.errors)
-        driver = decode_driver(item, findings)
-        if driver is None or len(findings.errors) > before:
-            unusable.add(item.id)
+        found = read_driver(item, findings)
+        if isinstance(found, DriverCfg):
+            drivers[item.id] = found
+        elif found is not None:
+            remains[item.id] = found
         else:
-            drivers[item.id] = driver
-    return drivers, unusable
+            unusable.add(item.id)
+    return drivers, remains, unusable
 
 
 def _singles(items: Mapping[str, Item], findings: Findings) -> tuple[GatewayCfg, LogCfg, ApiCfg]:

@@ -9,7 +9,7 @@ import datetime
 import functools
 import math
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import msgspec
 from msgspec import inspect
@@ -51,25 +51,47 @@ def decode(
 
 
 def decode_rest(
-    cls: type[T],
-    table: object,
-    bad: Iterable[Path],
-    types: dict[str, object] | None = None,
-    instead: dict[str, object] | None = None,
+    cls: type[T], table: object, types: dict[str, object] | None = None, instead: dict[str, object] | None = None
 ) -> T | None:
-    """Return the struct without the keys at `bad`, so that the others can be checked too; None where that cannot be.
+    """Return the struct without what is wrong in it, so that the rest can be checked too; None where that cannot be.
 
-    `instead` stands for keys that are missing.
+    `instead` stands for keys that are missing; its values must be right.
     """
     if not isinstance(table, dict):
         return None
-    rest = dict(table)
-    for path in bad:
-        if len(path) > 1 and path[0] in ("points", "groups") and isinstance(rest.get(str(path[0])), dict):
-            rest[str(path[0])] = {name: inner for name, inner in rest[str(path[0])].items() if name != path[1]}
-        elif path:
-            rest.pop(str(path[0]), None)
-    return decode(cls, (instead or {}) | rest, lambda *_: None, types)
+    rest = (instead or {}) | table
+    while True:
+        bad: list[tuple[Path, str]] = []
+        found = decode(cls, rest, _collecting(bad), types)
+        if found is not None:
+            return found
+        less = rest
+        for path, message in bad:
+            for culprit in _culprits(path, message):
+                less = _without(less, culprit)
+        if less == rest:
+            return None
+        rest = (instead or {}) | less
+
+
+def _collecting(found: list[tuple[Path, str]]) -> Note:
+    return lambda path, message, hint: found.append((path, message))
+
+
+def _culprits(path: Path, message: str) -> list[Path]:
+    """Return the keys that a mistake is about: of "unit and units: give one of them" both."""
+    names = message.partition(": ")[0].split(" and ")
+    return [path, *((*path, name) for name in names if len(names) > 1)]
+
+
+def _without(table: dict[str, typing.Any], path: Path) -> dict[str, typing.Any]:
+    """Return the table without the key at `path`; of an array nothing is left."""
+    if not path:
+        return table
+    inner = table.get(str(path[0]))
+    if len(path) > 1 and isinstance(inner, dict):
+        return table | {str(path[0]): _without(inner, path[1:])}
+    return {key: value for key, value in table.items() if key != path[0]}
 
 
 def fields_of(
@@ -179,8 +201,9 @@ def _dict(kind: inspect.DictType, value: object, path: Path, note: Note) -> obje
         return FAILED
     found = {}
     for key, inner in value.items():
-        key_ok = _value(kind.key_type, key, (*path, key), note) is not FAILED
-        found[key] = _value(kind.value_type, inner, (*path, key), note) if key_ok else FAILED
+        name = _value(kind.key_type, key, (*path, key), note)
+        value_found = _value(kind.value_type, inner, (*path, key), note)
+        found[key] = FAILED if name is FAILED else value_found
     return FAILED if any(inner is FAILED for inner in found.values()) else found
 
 

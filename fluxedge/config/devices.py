@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 import msgspec
 
 from fluxedge.config.channels import Channels
 from fluxedge.config.decode import decode, decode_rest
-from fluxedge.config.drivers import check_overrides, merged_options
+from fluxedge.config.drivers import Remains, check_overrides, merged_options
 from fluxedge.config.mistakes import Findings, unknown
 from fluxedge.config.sources import Item
 from fluxedge.config.structs import WITHOUT_CHANNEL, DeviceCfg, DriverCfg, ModbusOptionsCfg
+from fluxedge.config.trial import left_of
 
 MAX_UNIT = 247  # MODBUS over Serial Line V1.02, 2.2: 1..247 are individual slaves, 0 is broadcast
 DEFAULT_UNIT = 1
@@ -59,9 +60,11 @@ class Devices:
     findings: Findings
     channels: Channels
     drivers: dict[str, DriverCfg]
-    unusable_drivers: set[str]
+    remains: dict[str, Remains]  # what is left of the drivers with mistakes
+    unusable_drivers: Collection[str]
     driver_names: Iterable[str]  # for suggestions
     cfgs: dict[str, DeviceCfg] = field(default_factory=dict)
+    left: dict[str, DeviceCfg] = field(default_factory=dict)  # what can be tried of devices that cannot run
     origins: dict[str, str] = field(default_factory=dict)  # id of a device -> key of its item
     _units: dict[tuple[str, int], str] = field(default_factory=dict)  # (channel, unit) -> id of the device
 
@@ -70,28 +73,33 @@ class Devices:
         before = len(self.findings.errors)
         cfg = decode(DeviceCfg, item.table, self.findings.noting(item.key))
         if cfg is None:  # go on with what is right in it: all mistakes are told at once
-            cfg = decode_rest(DeviceCfg, item.table, self.findings.paths(item.key))
+            cfg = decode_rest(DeviceCfg, item.table)
         if cfg is None:
             return
         driver = self._driver(item, cfg)
         channel = self._channel(item, cfg, driver)
         units = self._unit_list(item, cfg, driver)
-        if driver is not None:
-            check_overrides(item, driver, cfg, self.findings)
-        if driver is None or channel is None or units is None or len(self.findings.errors) > before:
+        if driver is None:
             return
-        cfg = msgspec.structs.replace(cfg, channel=channel)
-        for id_, device in expand(item.id, cfg, units):
-            self._take(item, id_, device, driver)
+        remains = self.remains.get(cfg.driver)
+        check_overrides(item, driver, cfg, self.findings, remains.lost if remains else ())
+        if remains is None and channel is not None and units is not None and len(self.findings.errors) == before:
+            for id_, device in expand(item.id, msgspec.structs.replace(cfg, channel=channel), units):
+                self._take(item, id_, device, driver)
+        if remains is not None or channel is None or len(self.findings.errors) > before:
+            self.left[item.id] = left_of(item, cfg, driver, channel, self.findings)
 
     def _driver(self, item: Item, cfg: DeviceCfg) -> DriverCfg | None:
+        """Return the driver or what is left of it."""
         driver = self.drivers.get(cfg.driver)
-        if driver is None and cfg.driver in self.unusable_drivers:
+        if driver is not None:
+            return driver
+        if cfg.driver in self.remains or cfg.driver in self.unusable_drivers:
             self.findings.blocked[item.key] = f"its driver {cfg.driver} cannot be used"
-        elif driver is None:
+        else:
             hint = "`fluxedge drivers ls` lists them all."
             self.findings.error(item.key, ("driver",), unknown("driver", cfg.driver, self.driver_names), hint)
-        return driver
+        return self.remains[cfg.driver].driver if cfg.driver in self.remains else None
 
     def _channel(self, item: Item, cfg: DeviceCfg, driver: DriverCfg | None) -> str | None:
         if driver is not None and driver.protocol in WITHOUT_CHANNEL:

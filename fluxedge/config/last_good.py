@@ -60,6 +60,11 @@ def recall(layout: Layout) -> tuple[dict[str, Item] | None, str]:
     return {key: Item(key, kept.table, kept.file) for key, kept in book.items.items()}, ""
 
 
+def items_of(loaded: Usable) -> dict[str, Item]:
+    """Return the last good items after `loaded` was applied."""
+    return {key: Item(key, item.fields, item.file) for key, item in (loaded.set_aside | loaded.items).items()}
+
+
 def remember(layout: Layout, loaded: Usable) -> bool:
     """Keep what is in use, after it was applied. Writes nothing when nothing changed; tells whether it wrote.
 
@@ -69,13 +74,12 @@ def remember(layout: Layout, loaded: Usable) -> bool:
     path = _path(layout)
     if path is None:
         return False
-    items = loaded.set_aside | loaded.items
-    kept = {key: _Remembered(item.file, item.fields) for key, item in sorted(items.items())}
+    kept = {key: _Remembered(item.file, item.fields) for key, item in sorted(items_of(loaded).items())}
     content = msgspec.json.format(msgspec.json.encode(_Book(_FORMAT, kept)), indent=1)
     if path.is_file() and path.read_bytes() == content:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    _replace(path, content)
+    replace_file(path, content)
     return True
 
 
@@ -83,8 +87,12 @@ def _path(layout: Layout) -> Path | None:
     return layout.state_dir / "last-good" / "config.json" if layout.state_dir else None
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Write so that after a power cut either the old or the new file is there, whole."""
+def replace_file(path: Path, content: bytes) -> None:
+    """Write so that after a power cut either the old or the new file is there, whole.
+
+    Raises:
+        OSError: it cannot be written; the old file is there still.
+    """
     fresh = path.with_suffix(".new")
     with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640), "wb") as file:
         file.write(content)

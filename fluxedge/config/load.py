@@ -7,21 +7,19 @@ An item steps back at most twice: to its last good version, then out. So it ends
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
 from fluxedge.config import last_good
 from fluxedge.config.assemble import Assembly, assemble
-from fluxedge.config.mistakes import Finding, Mistake, path_text
+from fluxedge.config.mistakes import Mistake, path_text, shortened
 from fluxedge.config.sources import Item, Layout, Sources, read_shipped, read_sources, shipped_names
 from fluxedge.config.structs import Config
 from fluxedge.config.toml_lines import Path
+from fluxedge.config.trial import Compile
 
-__all__ = ["Layout", "Loaded", "load"]
-
-Compile = Callable[[Config], Iterable[Finding]]
-"""Find what only a protocol can find, in whatever could be put together; devices made of `units` are named singly."""
+__all__ = ["Compile", "Layout", "Loaded", "load"]
 
 _SINGLES = ("gateway", "log", "api")
 
@@ -53,15 +51,19 @@ class Loaded:
         return f"{item.file}:{item.source.line((*item.prefix, *path))}" if item.source else item.file
 
 
-def load(layout: Layout, compile: Compile | None = None) -> Loaded:
-    """Read everything again; touches no network and no device, changes nothing on disk. Blocks on the disk."""
-    return _Loader(layout, compile).run()
+def load(layout: Layout, compile: Compile | None = None, running: Mapping[str, Item] | None = None) -> Loaded:
+    """Read everything again; touches no network and no device, changes nothing on disk. Blocks on the disk.
+
+    `running` are the last good items of a gateway that runs: it needs no file to know them. None: they are read.
+    """
+    return _Loader(layout, compile, running).run()
 
 
 @dataclass(slots=True)
 class _Loader:
     layout: Layout
     compile: Compile | None
+    running: Mapping[str, Item] | None = None
     items: dict[str, Item] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
@@ -77,7 +79,7 @@ class _Loader:
 
     def run(self) -> Loaded:
         self._sources = read_sources(self.layout)
-        remembered, trouble = last_good.recall(self.layout)
+        remembered, trouble = last_good.recall(self.layout) if self.running is None else (dict(self.running), "")
         self._first_time = remembered is None
         self._remembered = remembered or {}
         self._shipped = shipped_names(self.layout)
@@ -148,7 +150,7 @@ class _Loader:
         """Make mistakes of findings; return why each bad item is bad."""
         findings = list(assembly.findings.errors)
         if self.compile is not None:
-            findings += self.compile(assembly.config)
+            findings += assembly.trial.findings(self.compile)
         reasons: dict[str, str] = {}
         for finding in findings:
             kind, _, id_ = finding.item.partition(":")
@@ -211,7 +213,7 @@ class _Loader:
         set_aside = {key: self._remembered[key] for key in self.left_out if key in self._remembered}
         return Loaded(
             config=assembly.config,
-            mistakes=tuple(sorted(self.mistakes, key=_order)),
+            mistakes=tuple(shortened(sorted(self.mistakes, key=_order))),
             warnings=tuple(sorted(self.warnings, key=_order)),
             kept=self.kept,
             left_out=self.left_out,

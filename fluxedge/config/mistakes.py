@@ -16,6 +16,7 @@ from fluxedge.config.toml_lines import Path
 
 Code = typing.Literal["config-syntax", "config-invalid", "credential-missing"]  # of problems.CODES
 
+TOLD_MOST = 100  # mistakes of one file: more are no help, and a hostile file has hundreds of thousands
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -85,9 +86,27 @@ class Findings:
         """Return where an item has mistakes."""
         return [finding.path for finding in self.errors if finding.item == item]
 
+    def keys_below(self, item: str, table: str) -> set[str]:
+        """Return the keys of one table of an item that have mistakes, in themselves or below."""
+        return {str(path[1]) for path in self.paths(item) if len(path) > 1 and path[0] == table}
+
     def refused(self) -> set[str]:
         """Return the items that have mistakes."""
         return {finding.item for finding in self.errors}
+
+
+def shortened(mistakes: Iterable[Mistake]) -> list[Mistake]:
+    """Return at most TOLD_MOST mistakes of each file, and how many more there are."""
+    told: list[Mistake] = []
+    of_file: dict[str, int] = {}
+    for mistake in mistakes:
+        count = of_file[mistake.file] = of_file.get(mistake.file, 0) + 1
+        if count <= TOLD_MOST:
+            told.append(mistake)
+    for file, count in of_file.items():
+        if count > TOLD_MOST:
+            told.append(Mistake(file, 0, "", f"and {count - TOLD_MOST} more mistakes", "", f"file:{file}"))
+    return told
 
 
 def path_text(path: Path) -> str:

@@ -149,13 +149,13 @@ def read_sources(layout: Layout) -> Sources:
     for directory in layout.layers:
         upper = directory == layout.config_dir
         if upper and not directory.is_dir():
-            name = str(directory)
+            name = printable(str(directory))
             text = "there is no such directory" if not directory.exists() else "is not a directory"
             sources.mistakes.append(Mistake(name, 0, "", text, "Name the directory with --config.", f"file:{name}"))
             sources.broken |= {MAIN_FILE, "devices", "drivers"}
             sources.main_broken = True
             continue
-        reader = _LayerReader(sources, directory, "" if upper else f"{directory}/")
+        reader = _LayerReader(sources, directory, "" if upper else f"{printable(str(directory))}/")
         reader.read()
         for key, item in reader.items.items():
             sources.items.setdefault(key, item)
@@ -166,15 +166,15 @@ def read_shipped(name: str, layout: Layout, sources: Sources) -> Item | None:
     """Return a shipped driver, None when there is none of this name."""
     for directory in layout.driver_dirs:
         if not id_mistake(name) and (directory / f"{name}.toml").is_file():
-            reader = _LayerReader(sources, directory, f"{directory}/")
-            reader.read_driver(directory / f"{name}.toml", str(directory / f"{name}.toml"))
+            reader = _LayerReader(sources, directory, f"{printable(str(directory))}/")
+            reader.read_driver(directory / f"{name}.toml", printable(str(directory / f"{name}.toml")))
             return reader.items.get(f"driver:{name}")
     return None
 
 
 def shipped_names(layout: Layout) -> list[str]:
     """Return the names of all shipped drivers."""
-    return sorted({path.stem for directory in layout.driver_dirs for path in directory.glob("*.toml")})
+    return sorted({printable(path.stem) for directory in layout.driver_dirs for path in directory.glob("*.toml")})
 
 
 class _LayerReader:
@@ -195,6 +195,7 @@ class _LayerReader:
         for path in self._files("drivers"):
             self.read_driver(path, f"{self._prefix}drivers/{path.name}")
         if not self._prefix:
+            self._check_credentials()
             self._warn_about_strangers()
 
     def read_driver(self, path: Path, name: str) -> None:
@@ -223,7 +224,27 @@ class _LayerReader:
             text = f"cannot be read: {exc.strerror}"
             self._sources.mistakes.append(Mistake(name, 0, "", text, "", f"file:{name}"))
             return
-        yield from (path for path in entries if path.suffix == ".toml" and not path.name.startswith("."))
+        for path in entries:
+            if path.suffix != ".toml" or path.name.startswith("."):
+                continue
+            if printable(path.name) == path.name:
+                yield path
+            else:
+                self._refuse_name(f"{self._prefix}{folder}/{printable(path.name)}")
+
+    def _check_credentials(self) -> None:
+        """Secrets are read when somebody names them; who cannot be named is told here."""
+        try:
+            names = sorted(os.listdir(self._directory / "credentials"))
+        except OSError:  # there are none, or they are missed where they are named
+            return
+        for name in names:
+            if printable(name) != name:
+                self._refuse_name(f"credentials/{printable(name)}")
+
+    def _refuse_name(self, name: str) -> None:
+        text, hint = "the file's name is not UTF-8, so that nothing can name it", "Rename it."
+        self._sources.mistakes.append(Mistake(name, 0, "", text, hint, f"file:{name}"))
 
     def _load(self, path: Path, name: str) -> tuple[SourceFile, dict[str, typing.Any]] | None:
         try:
@@ -291,7 +312,7 @@ class _LayerReader:
         except OSError:  # what can be read without listing was read
             return
         for path in entries:
-            name = path.name
+            name = printable(path.name)
             if path.is_dir() and name not in FOLDERS and closest(name, FOLDERS):
                 text = f"is not read: did you mean {closest(name, FOLDERS)}/?"
             elif path.suffix == ".toml" and name != MAIN_FILE and not name.startswith(".") and not path.is_dir():
@@ -299,6 +320,11 @@ class _LayerReader:
             else:
                 continue
             self._sources.warnings.append(Mistake(name, 0, "", text, "", f"file:{name}"))
+
+
+def printable(name: str) -> str:
+    """Return a file's name as text; bytes that are not UTF-8 are escaped: \\xff."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def present(path: Path) -> bool:

@@ -25,6 +25,17 @@ _STRING = re.compile(
 )
 _BARE_VALUE = re.compile(r"[^,\]}#\n]+")  # number, boolean or date, the latter with a space in it
 _TOMLLIB_PLACE = re.compile(r"\s*\(at (?:line (\d+), column (\d+)|end of document)\)$")
+# What counts for `_check_limits`. An unclosed text is one too, else each quote in it would begin another walk.
+_LIMITED = re.compile(
+    r'"""(?:[^"\\]++|\\[\s\S]|"(?!""))*+(?:""")?'
+    r"|'''(?:[^']++|'(?!''))*+(?:''')?"
+    r'|"(?:[^"\\\n]++|\\.)*+"?'
+    r"|'[^'\n]*+'?"
+    r"|#[^\n]*+"
+    r"|[][{}.,=\n]"
+)
+KEY_PARTS_MOST = 32  # of one dotted key: a tool that goes through them all takes time with the square of their number
+NESTED_MOST = 64  # arrays and tables in each other, parts of dotted keys included
 _QUOTES_HINT = 'Text and quantities stand in quotes: driver = "name", every = "1s".'
 
 
@@ -48,6 +59,7 @@ def parse(text: str) -> dict[str, typing.Any]:
     Raises:
         TomlMistake: it is not TOML; with the line of the cause.
     """
+    _check_limits(text)
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
@@ -56,6 +68,40 @@ def parse(text: str) -> dict[str, typing.Any]:
         raise TomlMistake(1, "arrays or tables are nested too deeply") from exc
     except ValueError as exc:  # a number beyond what Python converts (4300 digits)
         raise TomlMistake(1, f"a value cannot be read: {exc}") from exc
+
+
+def _check_limits(text: str) -> None:
+    """Refuse, in one walk, what would keep tomllib and the scanner busy for minutes.
+
+    Raises:
+        TomlMistake: a key has too many parts, or too much is nested.
+    """
+    parts = 0  # dots since the last sign that ends a key
+    key = 0  # parts of the key whose value comes
+    depth = 0
+    opened: list[int] = []  # by how much each open bracket deepened it
+    for match in _LIMITED.finditer(text):
+        sign = text[match.start()]
+        if sign in "\"'":
+            continue
+        if sign == ".":
+            parts += 1
+            if parts >= KEY_PARTS_MOST:
+                raise _too_much(text, match.start(), f"a key has more than {KEY_PARTS_MOST} parts")
+            continue
+        if sign in "[{":
+            opened.append(1 + key)
+            depth += 1 + key
+            if depth > NESTED_MOST:
+                raise _too_much(text, match.start(), "arrays or tables are nested too deeply")
+        elif sign in "]}" and opened:
+            depth -= opened.pop()
+        key = parts if sign == "=" else 0
+        parts = 0
+
+
+def _too_much(text: str, at: int, words: str) -> TomlMistake:
+    return TomlMistake(text.count("\n", 0, at) + 1, words, "Is this a configuration file?")
 
 
 def locate(text: str) -> dict[Path, int]:

@@ -15,6 +15,7 @@ from fluxedge.config.decode import decode, decode_rest
 from fluxedge.config.mistakes import Findings, unknown
 from fluxedge.config.sources import Item, Layout
 from fluxedge.config.structs import TlsCfg, UplinkCfg
+from fluxedge.config.urls import host_mistake
 
 SCHEMES = {"mqtt": 1883, "mqtts": 8883}  # scheme -> default port (IANA: mqtt, secure-mqtt)
 
@@ -37,7 +38,7 @@ class Uplinks:
         before = len(self.findings.errors)
         cfg = decode(UplinkCfg, item.table, self.findings.noting(item.key))
         if cfg is None:  # go on with what is right in it: all mistakes are told at once
-            cfg = decode_rest(UplinkCfg, item.table, self.findings.paths(item.key))
+            cfg = decode_rest(UplinkCfg, item.table)
         if cfg is None:
             return
         self._check_urls(item, cfg)
@@ -129,6 +130,9 @@ def parse_broker_url(url: str) -> tuple[str, str, int]:
         )
     if not parts.hostname:
         raise ValueError(f'"{url}" has no host')
+    wrong = host_mistake(parts.hostname)
+    if wrong:
+        raise ValueError(f'"{url}": {wrong}')
     if parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ValueError(f'"{url}": nothing may follow the port')
     if port == 0:

@@ -13,6 +13,7 @@ An IPv6 address stands in brackets: tcp://[fe80::1]:502.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import typing
 from dataclasses import dataclass
@@ -27,7 +28,9 @@ _PARITIES = ("N", "E", "O", "M", "S")
 _STOPS = {"1": 1.0, "1.5": 1.5, "2": 2.0}
 _RS485_KEYS = ("rts_on_send", "rts_after_send", "delay_before_send", "delay_after_send")
 _SERIAL_KEYS = ("baud", "parity", "bits", "stop", "rs485", *_RS485_KEYS)
-_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?|[0-9A-Fa-f:.]+(%[A-Za-z0-9_.-]+)?")
+_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")  # RFC 1123, 2.1; _ is common in the field
+_LONGEST_NAME = 253  # RFC 1035, 2.3.4: 255 bytes on the wire
+_ZONE = re.compile(r"[A-Za-z0-9_.-]+")
 _EXAMPLE = "serial:///dev/serial/by-id/usb-…?baud=9600&parity=N"
 
 
@@ -117,8 +120,11 @@ def _tcp(scheme: Scheme, url: str, netloc: str) -> ChannelUrl:
     else:
         host, colon, rest = netloc.partition(":")
         port_text = rest if colon else None
-    if not _HOST.fullmatch(host) or (":" in host) != bool(bracketed):
+    if not host or (":" in host) != bool(bracketed):
         raise ValueError(f'"{url}": "{host}" is not a host name or address; write an IPv6 address in brackets')
+    wrong = host_mistake(host)
+    if wrong:
+        raise ValueError(f'"{url}": {wrong}')
     if port_text is None:
         if scheme == "rtu+tcp":
             raise ValueError(f'"{url}": a port is missing; write {scheme}://{netloc}:PORT as its manual says')
@@ -126,6 +132,34 @@ def _tcp(scheme: Scheme, url: str, netloc: str) -> ChannelUrl:
     if not re.fullmatch(r"[0-9]{1,5}", port_text) or not 1 <= int(port_text) <= 65535:
         raise ValueError(f'"{url}": "{port_text}" is not a port in 1..65535')
     return ChannelUrl(scheme, host.lower(), int(port_text))
+
+
+def host_mistake(host: str) -> str:
+    """Return why a text is no host name and no address, "" when it is one. What it accepts can be looked up."""
+    if ":" in host:
+        address, percent, zone = host.partition("%")
+        try:
+            ipaddress.IPv6Address(address)
+        except ValueError:
+            return f'"{host}" is not an IPv6 address'
+        return "" if not percent or _ZONE.fullmatch(zone) else f'"{host}" names no network interface behind the %'
+    name = host.removesuffix(".")  # one dot at the end marks a complete name
+    labels = name.split(".")
+    if len(labels) > 1 and all(re.fullmatch("[0-9]+", label) for label in labels):
+        try:
+            ipaddress.IPv4Address(name)
+        except ValueError:
+            return f'"{host}" is not an IPv4 address; write four numbers in 0..255, without zeros before them'
+        return ""
+    if len(name) > _LONGEST_NAME:
+        return f'"{host[:40]}…" is not a host name: it is longer than {_LONGEST_NAME} characters'
+    for label in labels:
+        if not _LABEL.fullmatch(label):
+            what = f'its part "{label}"' if label and label != host else "it" if label else "a part between its dots"
+            why = "is empty" if not label else "is longer than 63 characters" if len(label) > 63 else ""
+            why = why or "has a character that names have not; letters, digits, - and _ are possible"
+            return f'"{host}" is not a host name or address: {what} {why}'
+    return ""
 
 
 def _serial(path: str, query: str) -> ChannelUrl:

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from watchfiles import Change, awatch
 
 from fluxedge.config.sources import FOLDERS, MAIN_FILE, Layout
+from fluxedge.problems import ConfigProblem
 
+LOOK_S = 5.0  # how often is looked for what inotify does not tell
+Places = frozenset[tuple[Path, tuple[int, ...]]]  # a path and what tells it from another one of the name
 QUIET_MS = 250  # of nothing happening, before a change is told: editors and scp write in several steps
+_HINT = (
+    "`fluxedge reload` applies changes meanwhile. Look at fs.inotify.max_user_instances and max_user_watches, and at "
+    "the limit of open files."
+)
 _LONGEST_MS = 2000  # a folder that never becomes quiet is told about all the same
 
 
@@ -28,25 +39,97 @@ class _Stop:
         self._cancelled = True
 
 
-async def changes(layout: Layout, stop: asyncio.Event) -> AsyncIterator[frozenset[Path]]:
-    """Iterate over sets of files that changed, until `stop` is set.
+async def changes(layout: Layout, stop: asyncio.Event) -> AsyncGenerator[frozenset[Path], None]:
+    """Iterate over sets of files that changed, until `stop` is set. Makes STATE/site, to notice its first file.
 
-    Makes STATE/site, so that its first file is noticed. Raises OSError when a directory cannot be watched.
+    An empty set is told once, when nothing has changed for some seconds: the watch stands. A directory that was
+    replaced, appeared or vanished is told itself, within some seconds: a watch of its old self would hear no more.
+
+    Raises:
+        ConfigProblem: "config-unwatched": a directory cannot be watched, or no longer.
     """
-    if layout.site_dir is not None:
-        layout.site_dir.mkdir(parents=True, exist_ok=True)
-    directories = [directory for directory in layout.layers if directory.is_dir()]
-    if not directories:
-        await stop.wait()
+    try:
+        if layout.site_dir is not None:
+            layout.site_dir.mkdir(parents=True, exist_ok=True)
+        places = await asyncio.to_thread(_places, layout)
+        while not stop.is_set():
+            async with contextlib.aclosing(_sets(places, layout, stop)) as found:
+                async for paths in found:
+                    yield paths
+            now = await asyncio.to_thread(_places, layout)
+            if now != places and not stop.is_set():
+                yield frozenset(path for path, _ in now ^ places)
+            places = now
+    except (OSError, RuntimeError, ExceptionGroup) as exc:  # no inotify instance, no thread; from the library's task
+        raise ConfigProblem("config-unwatched", f"files are not watched: {_reason(exc)}", _HINT) from exc
+
+
+async def _sets(places: Places, layout: Layout, stop: asyncio.Event) -> AsyncGenerator[frozenset[Path], None]:
+    """Iterate over what changed, until the places themselves are others or `stop` is set."""
+    roots = [path for path, _ in places if path in layout.layers]
+    if not roots:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_S):
+                await stop.wait()
         return
 
     def matters(_change: Change, path: str) -> bool:
-        return any(is_configuration(Path(path), directory) for directory in directories)
+        return any(is_configuration(Path(path), root) for root in roots)
 
+    quiet = False
     async for found in awatch(
-        *directories, watch_filter=matters, debounce=_LONGEST_MS, step=QUIET_MS, stop_event=_Stop(stop)
+        *roots,
+        watch_filter=matters,
+        debounce=_LONGEST_MS,
+        step=QUIET_MS,
+        stop_event=_Stop(stop),
+        rust_timeout=round(LOOK_S * 1000),
+        yield_on_timeout=True,
     ):
-        yield frozenset(Path(path) for _, path in found)
+        if found or not quiet:
+            quiet = True
+            yield frozenset(Path(path) for _, path in found)
+        with contextlib.suppress(OSError):  # no descriptor is free just now: looked at again
+            if not found and await asyncio.to_thread(_places, layout) != places:
+                return
+
+
+def _places(layout: Layout) -> Places:
+    """Return the watched directories and what is behind symbolic links in them, each with its identity.
+
+    inotify follows files, not names: it does not hear of a directory that another one replaced, nor of a file behind
+    a link, which is how some tools swap whole configurations.
+    """
+    found: set[tuple[Path, tuple[int, ...]]] = set()
+    for root in layout.layers:
+        for directory in (root, *(root / folder for folder in FOLDERS)):
+            if (status := _status(directory)) is None:
+                continue
+            found.add((directory, (status.st_dev, status.st_ino)))
+            if not stat.S_ISDIR(status.st_mode):
+                continue
+            with os.scandir(directory) as entries:
+                links = [Path(entry.path) for entry in entries if entry.is_symlink()]
+            for link in links:
+                if (status := _status(link)) is not None:
+                    found.add((link, (status.st_dev, status.st_ino, status.st_mtime_ns)))
+    return frozenset(found)
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """Return what is there; None where nothing is that could be read."""
+    try:
+        return path.stat() if os.access(path, os.R_OK) else None
+    except OSError as exc:
+        if exc.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES):
+            return None
+        raise
+
+
+def _reason(error: BaseException) -> str:
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return str(error) or type(error).__name__
 
 
 def is_configuration(path: Path, directory: Path) -> bool:

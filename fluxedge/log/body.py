@@ -18,6 +18,7 @@ codec 0 = as it is, 1 = zlib level 1.  crc = CRC-32 of the stored (compressed) b
 from __future__ import annotations
 
 import struct
+import typing
 import zlib
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
@@ -78,8 +79,23 @@ def pack_round(group_id: int, round_: Round) -> bytes:
 
 def pack_event(event: Event) -> bytes:
     """Return one event as it stands in a body."""
-    body = _event_encoder.encode(event)
+    try:
+        body = _event_encoder.encode(event)
+    except UnicodeEncodeError:  # names of files that are not UTF-8 come with surrogates
+        kind, item, data = _printable(event.kind), _printable(event.item), _printable(event.data)
+        body = _event_encoder.encode(msgspec.structs.replace(event, kind=kind, item=item, data=data))
     return _LENGTH.pack(len(body)) + body
+
+
+def _printable(value: typing.Any) -> typing.Any:
+    """Return the data of an event with what no UTF-8 text can hold escaped."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_printable(key): _printable(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_printable(inner) for inner in value]
+    return value
 
 
 def close_body(parts: list[bytes]) -> tuple[int, int, bytes]:

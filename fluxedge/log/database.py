@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 from fluxedge.clock import Clock, boot_id, machine_id
-from fluxedge.log import segments
+from fluxedge.log import damage, segments
 from fluxedge.log.segments import Segment
 from fluxedge.model import Lane
 from fluxedge.problems import LinkProblem
@@ -100,8 +100,23 @@ def connect(path: Path) -> sqlite3.Connection:
     except (sqlite3.Error, LinkProblem) as exc:
         if connection is not None:
             connection.close()
-        raise _problem(path, exc) from exc
+        raise problem_of(path, exc) from exc
     return connection
+
+
+def connect_reading(path: Path) -> sqlite3.Connection:
+    """Open the connection that reads beside the writing one."""
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False)
+    connection.execute("PRAGMA query_only = 1")
+    return connection
+
+
+def inode(path: Path) -> int:
+    """Return which file a log is; 0 when there is none."""
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return 0
 
 
 def _check_settings(connection: sqlite3.Connection, path: Path) -> None:
@@ -127,18 +142,18 @@ def open_log(path: Path, witness_path: Path, clock: Clock) -> Opened:
         connection.execute("BEGIN IMMEDIATE")
         opened = _open(connection, path, read_witness(witness_path), clock)
         connection.execute("COMMIT")
-    except (sqlite3.Error, LinkProblem) as exc:
+    except (sqlite3.Error, LinkProblem, ValueError, TypeError, OverflowError) as exc:
         connection.close()  # rolls back
-        raise _problem(path, exc) from exc
+        raise problem_of(path, exc) from exc
     write_witness(witness_path, path, opened.epoch, opened.heads)
     return opened
 
 
-def _problem(path: Path, exc: sqlite3.Error | LinkProblem) -> LinkProblem:
+def problem_of(path: Path, exc: Exception) -> LinkProblem:
+    """Say what an error while opening a log means: "log-damaged" where it can be set aside."""
     if isinstance(exc, LinkProblem):
         return exc
-    name = getattr(exc, "sqlite_errorname", "")
-    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+    if damage.is_damage(exc):
         return LinkProblem("log-damaged", f"{path}: {exc}", "Move the file away; the gateway starts a new one.")
     return LinkProblem("log-write-failed", f"{path}: {exc}", _HINT)
 
@@ -146,12 +161,15 @@ def _problem(path: Path, exc: sqlite3.Error | LinkProblem) -> LinkProblem:
 def _open(connection: sqlite3.Connection, path: Path, witness: Witness | None, clock: Clock) -> Opened:
     """Bring schema, boot number and epoch up to date; inside the caller's transaction."""
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if not tables:
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    if not tables and pages <= 1:  # new, or its first start was cut short
         _create(connection)
     elif "meta" not in tables:
-        raise LinkProblem("log-write-failed", f"{path} is a database, but no log of fluxedge", "Move the file away.")
+        raise LinkProblem("log-damaged", f"{path} is no log of fluxedge, or its first pages are damaged")
     meta: Meta = dict(connection.execute("SELECT k, v FROM meta"))
-    if meta.get("schema") != SCHEMA:
+    if not isinstance(meta.get("schema"), int):
+        raise LinkProblem("log-damaged", f"{path} does not say which schema it has")
+    if meta["schema"] != SCHEMA:
         raise LinkProblem(
             "log-write-failed",
             f"{path} has schema {meta.get('schema')}, this version of fluxedge knows {SCHEMA}",

@@ -8,8 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from fluxedge.config.structs import LogCfg
 from fluxedge.log import cursors, segments
 from fluxedge.log.cursors import Changes
+from fluxedge.log.ranges import RangeSet
 from fluxedge.log.segments import Segment
 from fluxedge.model import Lane
 
@@ -26,6 +28,17 @@ class Limits:
     keep_ms: dict[Lane, int]
     rotate_bytes: int  # a segment is closed at this size ...
     rotate_ms: int  # ... or at this age
+
+
+def limits_of(cfg: LogCfg) -> Limits:
+    """Return the limits that the table [log] means."""
+    return Limits(
+        backlog_bytes=cfg.backlog_bytes,
+        free_space_bytes=cfg.free_space_bytes,
+        keep_ms={Lane.ROUNDS: int(cfg.keep_s * 1000), Lane.EVENTS: int(cfg.keep_events_s * 1000)},
+        rotate_bytes=cfg.segment_bytes,
+        rotate_ms=max(60_000, min(86_400_000, int(cfg.keep_s * 1000 / 10))),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +103,14 @@ def oldest_out(held: list[Segment], limits: Limits, usage: Usage, now_ms: int | 
 def _older_than(following: Iterable[Segment], limit_ms: int) -> bool:
     """Tell whether the first of the following segments that was made under a trusted clock is older than the limit."""
     return next((segment.created_ms < limit_ms for segment in following if segment.created_ms), False)
+
+
+def dropped(held: list[Segment], epoch: int, lane: Lane, ranges: RangeSet) -> RangeSet:
+    """Return what of the ranges no segment holds; changes them."""
+    for segment in held:
+        if segment.epoch == epoch and segment.lane is lane:
+            ranges.remove(segment.first, segment.last)
+    return ranges
 
 
 def must_rotate(segment: Segment, limits: Limits, now_ms: int | None) -> bool:

@@ -6,7 +6,8 @@ A row is one commit's batch; seq is its first record's, from_ns and to_ns are th
 Rows are never deleted one by one: DELETE of a million rows writes 250 times what DROP TABLE does.
 
 A segment is closed when the next one of its lane is made; its last seq, size and stamps are then kept in the table
-`segments`, so that opening the log looks into the rows of the two current segments only.
+`segments`, so that opening the log looks at the last row of the two current segments only. What else they hold is
+summed up beside the work that goes on; a segment that is closed before that stays without sums, and readers make them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from dataclasses import dataclass
 
 from fluxedge.log.body import Row
 from fluxedge.model import Lane
+
+SUMMED_ROWS = 1000  # in one read transaction: a longer one would pin the WAL
 
 
 @dataclass(slots=True)
@@ -31,6 +34,7 @@ class Segment:
     body_bytes: int = 0
     from_ns: int = 0  # earliest and latest stamp of its records
     to_ns: int = 0
+    unsummed: int = 0  # rows up to this seq are not in `body_bytes` and the stamps yet; the last one is in the stamps
 
     @property
     def table(self) -> str:
@@ -65,6 +69,8 @@ def close(connection: sqlite3.Connection, segment: Segment) -> None:
     A commit that was reported as failed may have left a row that is now written to the next segment.
     """
     connection.execute(f"DELETE FROM {segment.table} WHERE seq > ?", (segment.last,))
+    if segment.unsummed:
+        return
     connection.execute(
         "UPDATE segments SET last = ?, bytes = ?, from_ns = ?, to_ns = ? WHERE lane = ? AND number = ?",
         (segment.last, segment.body_bytes, segment.from_ns, segment.to_ns, segment.lane, segment.number),
@@ -86,10 +92,28 @@ def load(connection: sqlite3.Connection) -> list[Segment]:
     for lane, number, epoch, first, created_ms, *held in rows.fetchall():
         segment = Segment(Lane(lane), number, epoch, first, created_ms, first - 1)
         if held[0] is None:
-            held = list(connection.execute(sums(segment), (first - 1,)).fetchone())
+            held = _last_row(connection, segment)
+            segment.unsummed = held[0] if held[0] >= first else 0
         segment.last, segment.body_bytes, segment.from_ns, segment.to_ns = held
         found.append(segment)
     return found
+
+
+def _last_row(connection: sqlite3.Connection, segment: Segment) -> list[int]:
+    row = connection.execute(
+        f"SELECT seq + n - 1, 0, from_ns, to_ns FROM {segment.table} ORDER BY seq DESC LIMIT 1"
+    ).fetchone()
+    return list(row) if row else [segment.first - 1, 0, 0, 0]
+
+
+def some_sums(connection: sqlite3.Connection, segment: Segment, after: int) -> tuple[int, int, int, int] | None:
+    """Return (seq of the last row, body bytes, earliest, latest stamp) of the next unsummed rows; None behind them."""
+    seq, *held = connection.execute(
+        "SELECT max(seq), sum(size), min(from_ns), max(to_ns) FROM (SELECT seq, length(body) AS size, from_ns, to_ns"
+        f" FROM {segment.table} WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT {SUMMED_ROWS})",
+        (after, segment.unsummed),
+    ).fetchone()
+    return None if seq is None else (seq, *held)
 
 
 def sums(segment: Segment) -> str:

@@ -19,25 +19,22 @@ from pathlib import Path
 
 from fluxedge.clock import Clock
 from fluxedge.config.structs import LogCfg
-from fluxedge.log import database, retention, segments
+from fluxedge.log import damage, database, intents, retention, segments
 from fluxedge.log.batch import Batch, Commit, Place, QuarantineRow, Written
 from fluxedge.log.body import Row, pack_event, pack_round
 from fluxedge.log.cursors import Changes, Cursors
+from fluxedge.log.damage import LogFault, fault_of
 from fluxedge.log.groups import Groups
 from fluxedge.log.ranges import RangeSet
-from fluxedge.log.retention import Gap, Limits, Loss
+from fluxedge.log.retention import Gap, Loss
 from fluxedge.log.segments import Segment
+from fluxedge.log.sums import sum_up
 from fluxedge.log.writer import Writer
 from fluxedge.model import OPEN_END, Event, Group, Lane, Round
 from fluxedge.problems import LinkProblem
 from fluxedge.spi import Message
 
 T = typing.TypeVar("T")
-INTENTS_KEPT_MS = 86_400_000  # a command's key is remembered this long
-
-
-class LogFault(LinkProblem):
-    """The log cannot be written; the same batch may be committed again."""
 
 
 class Log:
@@ -52,14 +49,7 @@ class Log:
         self.path = state_dir / "log.db"
         self._witness_path = state_dir / "log.witness"
         self._clock = clock
-        self._limits = Limits(
-            backlog_bytes=cfg.backlog_bytes,
-            free_space_bytes=cfg.free_space_bytes,
-            keep_ms={Lane.ROUNDS: int(cfg.keep_s * 1000), Lane.EVENTS: int(cfg.keep_events_s * 1000)},
-            rotate_bytes=cfg.segment_bytes,
-            rotate_ms=max(60_000, min(86_400_000, int(cfg.keep_s * 1000 / 10))),
-        )
-        self._groups = Groups()
+        self._limits = retention.limits_of(cfg)
         self.unannounced: list[Gap] = []
         self._aside: list[QuarantineRow] = []  # quarantine rows that are not written yet
         self._lost: list[Loss] = []  # gaps that are not written yet
@@ -69,30 +59,45 @@ class Log:
         self.committed_records = 0
         self.stored_bytes = 0  # bodies written since the start
         self.rotated = True  # a segment was made since the last housekeeping, or the log was just opened
+        self.damaged: LinkProblem | None = None  # what was found damaged; stands
+        self.removed = False  # log.db is not the file that is written, as of the last housekeeping
         self._open()
 
     def _open(self) -> None:
         with contextlib.ExitStack() as undo:
             self._lock = undo.enter_context(database.lock(self.path.with_suffix(".lock")))
-            opened = database.open_log(self.path, self._witness_path, self._clock)
-            undo.callback(opened.connection.close)
-            self.epoch, self.boot, self.heads = opened.epoch, opened.boot, opened.heads
-            self._witnessed = dict(opened.heads)
-            self.new_epoch_because = opened.new_epoch_because
-            self._segments = opened.segments
-            self.cursors = Cursors(self.epoch)
             try:
-                self._load(opened.connection)
-                self.usage = retention.measure(opened.connection, self.path)
-                self._reading = sqlite3.connect(
-                    f"{self.path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False
-                )
-                self._reading.execute("PRAGMA query_only = 1")
-            except sqlite3.Error as exc:
-                raise _fault(exc) from exc
+                connection = self._begin()
+            except LinkProblem as problem:
+                if problem.code != "log-damaged":
+                    raise
+                self.damaged = damage.set_aside(self.path, self._clock.wall_ns() / 10**9, problem)
+                connection = self._begin()
+                self.new_epoch_because = ""  # the damage says it
             undo.pop_all()
-        self._writer = Writer(opened.connection)
+        self._writer = Writer(connection)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="log-reader")
+
+    def _begin(self) -> sqlite3.Connection:
+        """Open the log; "log-damaged" where its content is not what was written."""
+        if damage.marked(self.path):
+            raise LinkProblem("log-damaged", f"{self.path}: a commit found it damaged")
+        opened = database.open_log(self.path, self._witness_path, self._clock)
+        self.epoch, self.boot, self.heads = opened.epoch, opened.boot, opened.heads
+        self._witnessed = dict(opened.heads)
+        self.new_epoch_because = opened.new_epoch_because
+        self._segments = opened.segments
+        self._groups = Groups()
+        self.cursors = Cursors(self.epoch)
+        try:
+            self._load(opened.connection)
+            self.usage = retention.measure(opened.connection, self.path)
+            self._reading = database.connect_reading(self.path)
+            self._inode = database.inode(self.path)
+        except (sqlite3.Error, OSError, ValueError, TypeError, OverflowError) as exc:
+            opened.connection.close()
+            raise database.problem_of(self.path, exc) from exc
+        return opened.connection
 
     def _load(self, connection: sqlite3.Connection) -> None:
         self._groups.load(connection)
@@ -174,8 +179,10 @@ class Log:
                 outcome.set_result(None)
             return
         self.cursors.put_back(work.changes)
+        if isinstance(error, sqlite3.Error) and damage.is_damage(error):
+            damage.mark(self.path)
         if not outcome.done():
-            outcome.set_exception(_fault(error) if isinstance(error, sqlite3.Error) else error)
+            outcome.set_exception(fault_of(error) if isinstance(error, sqlite3.Error) else error)
 
     def _place(self, lane: Lane) -> Place:
         mine = [s for s in self._segments if s.lane is lane]
@@ -207,9 +214,8 @@ class Log:
 
     def quarantine(self, uplink: str, message: Message, reason: str) -> None:
         """Keep refused records aside, as they were sent; written with the next commit."""
-        at_ms = self._now_ms()
-        row = (uplink, message.epoch, message.lane, message.lo, message.hi, reason, at_ms, message.payload)
-        self._aside.append(row)
+        at = (uplink, message.epoch, message.lane, message.lo, message.hi)
+        self._aside.append((*at, reason, self._now_ms(), message.payload))
 
     def lose(self, uplink: str, epoch: int, lane: Lane, lo: int, hi: int, why: str = "damaged") -> None:
         """Give up records that cannot be read; the next commit makes a gap of them, which is then announced."""
@@ -230,7 +236,7 @@ class Log:
         try:
             return await self._writer.run(job)
         except sqlite3.Error as exc:
-            raise _fault(exc) from exc
+            raise fault_of(exc) from exc
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -297,26 +303,24 @@ class Log:
     def _find_dropped(self, uplink: str, lane: Lane) -> None:
         for epoch, ranges in list(self.cursors.of(uplink, lane)):
             head = self.heads[lane] if epoch == self.epoch else self._last_of(epoch, lane)
-            dropped = RangeSet(ranges.intersect(1, head))
-            for segment in self._segments:
-                if segment.epoch == epoch and segment.lane is lane:
-                    dropped.remove(segment.first, segment.last)
+            dropped = retention.dropped(self._segments, epoch, lane, RangeSet(ranges.intersect(1, head)))
             for lo, hi in list(dropped):
                 self.lose(uplink, epoch, lane, lo, hi, "away")
 
-    async def command_results(self) -> dict[str, tuple[bytes, bytes | None]]:
-        """Return remembered commands: key -> (request, result or None when it was interrupted)."""
-        rows = await self._run(
-            lambda c: c.execute("SELECT key, request, result FROM intents ORDER BY at_ms").fetchall()
-        )
-        return {key: (request, result) for key, request, result in rows}
+    async def unanswered_commands(self, after: str, limit: int) -> list[tuple[str, bytes]]:
+        """Return a page of interrupted commands, those behind the key `after`: (key, request)."""
+        return await self._look(lambda c: intents.unanswered(c, after, limit))
 
     async def command_result(self, key: str) -> tuple[bytes, bytes | None] | None:
-        """Return the remembered command with this key: (request, result or None), as `command_results` does."""
-        row: tuple[bytes, bytes | None] | None = await self._run(
-            lambda c: c.execute("SELECT request, result FROM intents WHERE key = ?", (key,)).fetchone()
-        )
-        return row
+        """Return the remembered command with this key: (request, result or None when it was interrupted)."""
+        return await self._look(lambda c: intents.find(c, key))
+
+    async def _look(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        """Read beside commits, on the reader's thread; LinkProblem "log-damaged" when the database cannot be read."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._reader, job, self._reading)
+        except sqlite3.Error as exc:
+            raise LinkProblem("log-damaged", str(exc), "Look after the disk's health.") from exc
 
     async def load_state(self) -> dict[str, bytes]:
         """Return every state row."""
@@ -334,22 +338,24 @@ class Log:
         """
         self.rotated = False
         self.usage = await self._run(lambda c: retention.measure(c, self.path))
+        self.removed = self.removed or database.inode(self.path) != self._inode
+        self.damaged = await sum_up(self._segments, self._look) or self.damaged
         found = retention.oldest_out(self._segments, self._limits, self.usage, self._trusted_ms())
         if found is not None:
             await self._evict(*found, uplinks)
             return True
         heads, now_ms = dict(self.heads), self._trusted_ms()
-        await self._run(partial(self._tidy, heads=heads, now_ms=now_ms))
-        return False
+        return await self._run(partial(self._tidy, heads=heads, now_ms=now_ms))
 
-    def _tidy(self, connection: sqlite3.Connection, heads: dict[Lane, int], now_ms: int | None) -> None:
+    def _tidy(self, connection: sqlite3.Connection, heads: dict[Lane, int], now_ms: int | None) -> bool:
+        more = intents.forget(connection, now_ms)
         if now_ms is not None:
-            connection.execute("DELETE FROM intents WHERE at_ms < ?", (now_ms - INTENTS_KEPT_MS,))
             old_ms = now_ms - self._limits.keep_ms[Lane.EVENTS]
             connection.execute("DELETE FROM gap WHERE said_seq > 0 AND at_ms < ?", (old_ms,))
         if heads != self._witnessed:
             database.write_witness(self._witness_path, self.path, self.epoch, heads)
             self._witnessed = heads
+        return more
 
     async def _evict(self, segment: Segment, why: str, uplinks: list[str]) -> None:
         losses = [
@@ -366,7 +372,7 @@ class Log:
         try:
             await asyncio.shield(job)
         except sqlite3.Error as exc:
-            raise _fault(exc) from exc
+            raise fault_of(exc) from exc
 
     def _evicted(self, segment: Segment, losses: list[Loss], changes: Changes, job: asyncio.Future[list[Gap]]) -> None:
         """Take the outcome of an eviction, also when its caller was cancelled."""
@@ -392,8 +398,3 @@ class Log:
         self._writer.close()
         database.write_witness(self._witness_path, self.path, self.epoch, self.heads)
         self._lock.close()
-
-
-def _fault(exc: sqlite3.Error) -> LogFault:
-    name = getattr(exc, "sqlite_errorname", type(exc).__name__)
-    return LogFault("log-write-failed", f"{name}: {exc}", "Is the disk full, read-only or failing?")

@@ -35,9 +35,9 @@ DRAIN_S = 3.0  # when the uplink stops, what is under way may still be acknowled
 
 # What a session that works has disproved. Others stand: a record in quarantine is there, whether or not we connect.
 _DISPROVED = (
-    "uplink-down", "uplink-refused", "uplink-tls", "uplink-throttled", "uplink-silent", "uplink-clash", "log-damaged",
-    "bug",
+    "uplink-down", "uplink-refused", "uplink-tls", "uplink-clash", "log-damaged", "bug",
 )  # fmt: skip
+_ACKNOWLEDGED = ("uplink-throttled", "uplink-silent")  # what nothing but an acknowledgement disproves
 
 
 @dataclass(slots=True)
@@ -122,10 +122,8 @@ class Forwarder:
         self._connect = connect
         self._brokers = brokers
         self._tell = tell
-        self._log = log
-        self._problems = problems
-        self._clock = clock
-        self._sleep = sleep
+        self._log, self._problems = log, problems
+        self._clock, self._sleep = clock, sleep
         self._backoff = Backoff(rng)
         self._news = asyncio.Event()
         self._attempts = 0  # failed ones: chooses the broker
@@ -215,7 +213,7 @@ class Forwarder:
         proof: asyncio.TimerHandle | None = None
         try:
             await uplink.open()
-            proof = loop.call_later(PROVEN_S, self._prove)
+            proof = loop.call_later(PROVEN_S, self._last)
             self._begin(uplink, loop.time())
             async with asyncio.TaskGroup() as group:
                 group.create_task(_until_closed(uplink), name=f"{self._item}:closed")
@@ -248,6 +246,13 @@ class Forwarder:
         self._positions.clear()
         self._unsettled.clear()
         self._fault = None
+
+    def _last(self) -> None:
+        """Note that a session has lasted; one whose messages wait for their acknowledgements has not worked yet."""
+        if self._unsettled:
+            self._problems.clear(self._item, *_DISPROVED)
+        else:
+            self._prove()
 
     def _prove(self) -> None:
         """Note that this session works: what kept earlier ones from it is over."""
@@ -353,6 +358,7 @@ class Forwarder:
         self._unsettled.pop(sent, None)
         if error is None:
             self._prove()
+            self._problems.clear(self._item, *_ACKNOWLEDGED)
             self._count(message)
         else:
             self._quarantine(message, next(iter(error.reasons.values()), "refused"))

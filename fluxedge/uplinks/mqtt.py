@@ -47,7 +47,6 @@ class MqttUplink:
         version: str,
         on_command: Callable[[UplinkCommand], None] | None,
     ) -> None:
-        parts = urlsplit(url)
         self._cfg = cfg
         self._gateway = gateway
         self._on_command = on_command
@@ -58,19 +57,7 @@ class MqttUplink:
         self.status_topic = cfg.topics.status.replace("{gateway}", gateway)
         self._command_topic = cfg.topics.command.replace("{gateway}", gateway)
         self._response_topic = cfg.topics.response.replace("{gateway}", gateway)
-        settings = mqtt.Settings(
-            host=parts.hostname or "",
-            port=parts.port or DEFAULT_PORT[parts.scheme],
-            client_id=cfg.client_id or f"{gateway}-{uplink_id}",
-            keepalive_s=cfg.keepalive_s,
-            window=cfg.window,
-            version=version,
-            username=cfg.username,
-            password=password,
-            tls=tls,
-            will_topic=self.status_topic,
-            will_payload=self._status("offline"),
-        )
+        settings = self._settings(url, cfg.client_id or f"{gateway}-{uplink_id}", password, tls, version)
         self._session = mqtt.Session(settings, self._received)
         self._subscribed: dict[Lane, bool] = {}  # whether anybody gets what is published
         self.condition: Callable[[str, Problem | None], None] = lambda _code, _problem: None
@@ -78,6 +65,24 @@ class MqttUplink:
         longest = Message(2**63, Lane.ROUNDS, 2**63, 2**64, b"", formats.JSON)
         topic = max(self._topics.values(), key=lambda topic: len(topic.encode()))
         self._overhead_bytes = mqtt.packet_bytes(topic, 0, self._properties(longest))
+
+    def _settings(
+        self, url: str, client_id: str, password: str, tls: ssl.SSLContext | None, version: str
+    ) -> mqtt.Settings:
+        parts = urlsplit(url)
+        return mqtt.Settings(
+            host=parts.hostname or "",
+            port=parts.port or DEFAULT_PORT[parts.scheme],
+            client_id=client_id,
+            keepalive_s=self._cfg.keepalive_s,
+            window=self._cfg.window,
+            version=version,
+            username=self._cfg.username,
+            password=password,
+            tls=tls,
+            will_topic=self.status_topic,
+            will_payload=self._status("offline"),
+        )
 
     @property
     def window(self) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from bench import report
-from bench.measure import Measurement
+from bench.__main__ import standard_yardstick
+from bench.measure import Bench, Measurement
 from bench.probe import quantile
 from bench.workloads import WORKLOADS, Workload, host, write_config, write_idle_config
 from fluxedge import apply
@@ -61,6 +63,30 @@ def test_the_ratio_to_the_floor_is_judged() -> None:
         ratio = next(row for row in rows if row.what.startswith("CPU"))
         assert ratio.found == pytest.approx(cpu_us)
         assert ratio.verdict == verdict
+
+
+def test_the_ratio_to_a_yardstick_is_information_and_never_over() -> None:
+    measured = [measurement(name, cpu_us) for name, cpu_us in (("floor", 2.0), ("yardstick", 0.5), ("gateway", 2.5))]
+    rows = report.judge(measured)
+    ratio = next(row for row in rows if "yardstick" in row.what)
+    assert (ratio.found, ratio.verdict) == (5.0, report.INFORMATION)
+    assert [line for line in report.table(measured, rows) if "gateway to yardstick" in line and "5.00" in line]
+    assert not [row for row in report.judge(measured[::2]) if "yardstick" in row.what]
+
+
+def test_the_yardstick_beside_the_checkout_is_taken_when_it_is_there(tmp_path: Path) -> None:
+    assert standard_yardstick(tmp_path / "floor.py") is None
+    (tmp_path / "floor.py").touch()
+    assert standard_yardstick(tmp_path / "floor.py") == tmp_path / "floor.py"
+
+
+def test_a_yardstick_that_fails_costs_only_its_own_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = tmp_path / "floor.py"
+    script.write_text("print('no figures')")
+    bench = Bench.__new__(Bench)
+    bench.ours, bench.scratch, bench._seconds = min(os.sched_getaffinity(0)), tmp_path, 1.0
+    assert bench._try_yardstick(script, WORKLOADS[0], 1, 2) == []
+    assert "no yardstick for W1" in capsys.readouterr().err
 
 
 def test_memory_over_the_budget_is_said_in_the_table() -> None:

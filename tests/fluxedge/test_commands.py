@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluxedge import commands
+from fluxedge import commands, permissions
 from fluxedge.columns import Value, json_value
 from fluxedge.commands import PAYLOAD_BYTES, Commander, Request, Result, decode
 from fluxedge.config.quantities import Bytes
@@ -361,15 +361,71 @@ async def test_a_key_that_memory_forgot_is_found_in_the_log(desk: Desk, monkeypa
 
 
 async def test_what_another_version_stored_does_not_stop_the_start(desk: Desk) -> None:
-    asked = {"k1": (b'{"device":"pump","colour":"red"}', None), "k2": (b"{", b"{"), "k3": (b'{"device":"a"}', None)}
-
-    async def results() -> dict[str, tuple[bytes, bytes | None]]:
-        return asked  # type: ignore[return-value]
-
-    desk.log.command_results = results  # type: ignore[method-assign]
+    rows = [("k1", b'{"device":"pump","colour":"red"}', None), ("k2", b"{", b"{"), ("k3", b'{"device":"a"}', None)]
+    with contextlib.closing(sqlite3.connect(desk.wire.database)) as connection, connection:
+        connection.executemany("INSERT INTO intents (key, at_ms, request, result) VALUES (?, 1, ?, ?)", rows)
     await desk.commander.recover()
     assert desk.commander.counts["unknown"] == 2
-    assert (await desk.ask(key="k1")).state == "refused"
+    for key, _, _ in rows:
+        assert (await desk.ask(key=key)).state == "refused"  # nobody knows what it was used for
+    assert desk.wire.sent == []
+
+
+async def test_any_number_of_interrupted_commands_is_answered_at_the_start(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "PAGE", 3)
+    keys = [f"k{i:02}" for i in range(10)]
+    asked = b'{"device":"pump","point":"speed","value":1}'
+    with contextlib.closing(sqlite3.connect(desk.wire.database)) as connection, connection:
+        connection.executemany("INSERT INTO intents VALUES (?, 1, ?, NULL)", [(key, asked) for key in keys])
+    await desk.commander.recover()
+    assert desk.commander.counts["unknown"] == 10
+    assert {(await desk.ask(key=key)).state for key in keys} == {"unknown"}
+    assert desk.wire.sent == []
+
+
+async def test_an_interrupted_command_that_memory_forgot_is_not_sent_again(desk: Desk) -> None:
+    with contextlib.closing(sqlite3.connect(desk.wire.database)) as connection, connection:
+        asked = b'{"device":"pump","point":"speed","value":1}'
+        connection.execute("INSERT INTO intents VALUES ('k1', 1, ?, NULL)", (asked,))
+    assert (await desk.ask(key="k1")).state == "unknown"
+    assert desk.wire.sent == []
+
+
+async def test_repeated_refusals_are_one_event_and_a_count(desk: Desk) -> None:
+    for i in range(500):
+        result = await desk.ask(i, point="broken", key=f"k{i}")
+        assert result.message == "broken: it is not writable"
+    await desk.ask(who=VIEWER)
+    assert desk.commander.counts["refused"] == 501
+    await desk.commander.close()
+    await desk.pipeline.submit("audit", "gateway", urgent=True)
+    told = [event for event in await desk.events() if event.kind == "command-result"]
+    assert [(e.data["by"], e.data.get("n", 1)) for e in told] == [
+        ("uid 0 (root)", 1), ("somebody", 1), ("uid 0 (root)", 499),
+    ]  # fmt: skip
+    assert told[2].data["key"] == "k499"
+
+
+async def test_one_principal_cannot_give_commands_without_end_and_takes_nothing_from_others(desk: Desk) -> None:
+    asking = [desk.ask(i, key=f"k{i}") for i in range(permissions.COMMANDS_BURST + 30)]
+    results = await asyncio.gather(*asking)
+    refused = [result for result in results if result.state == "refused"]
+    assert 20 <= len(refused) <= 30  # some of the second's fifty may have come meanwhile
+    assert {result.code for result in refused} == {"command-refused"}
+    assert {result.message for result in refused} == {"too many commands: uid 0 (root) may give 50 a second"}
+    assert len(desk.wire.sent) == len(results) - len(refused)
+    assert (await desk.ask(who=CLOUD)).state == "done"
+    assert await desk.ask(0, key="k0") == results[0]  # the answer to a repetition is free
+    await asyncio.sleep(0.05)
+    assert (await desk.ask(results.index(refused[0]), key=refused[0].key)).state == "done"
+
+
+async def test_commands_that_are_refused_anyway_take_nothing_from_the_allowance(desk: Desk) -> None:
+    for _ in range(permissions.COMMANDS_BURST + 100):
+        await desk.ask(point="broken")
+    assert (await desk.ask()).state == "done"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from fluxedge.intake import URGENT_BURST, RoundQueue, UrgentBucket
+from fluxedge.intake import URGENT_BURST, Bucket, RoundQueue, UrgentBucket
 from tests.fluxedge.log.fake_clock import group_of, round_of
 
 GROUP = group_of("H")
@@ -67,3 +67,11 @@ def test_the_bucket_gives_a_burst_and_then_one_a_second() -> None:
     assert bucket.take(1001.1)
     assert not bucket.take(1001.2)
     assert sum(bucket.take(9000.0) for _ in range(100)) == URGENT_BURST
+
+
+def test_a_bucket_is_full_again_when_its_burst_has_come_back() -> None:
+    bucket = Bucket(10, 5.0)
+    assert bucket.full(1000.0)
+    assert sum(bucket.take(1000.0) for _ in range(100)) == 10
+    assert not bucket.full(1001.9)
+    assert bucket.full(1002.1)

@@ -17,8 +17,7 @@ import pytest
 import uvloop
 from gmqtt.mqtt.handler import MQTTConnectError
 
-import fluxedge.mqtt
-from fluxedge import mqtt
+from fluxedge import mqtt, mqtt_client
 from fluxedge.mqtt import Incoming, Rejected, Session, Settings, WrongVersion, packet_bytes
 from fluxedge.problems import LinkProblem
 from tests.conftest import Mosquitto
@@ -110,7 +109,9 @@ async def test_messages_come_to_the_callback_with_their_properties() -> None:
         session = Session(settings(broker.port), received.append)
         await session.open()
         await session.subscribe("cmd")
-        assert broker.subscribed == [("cmd", 1 | 1 << 2 | 2 << 4)]  # QoS 1, no local, no retained
+        assert broker.subscribed == [
+            ("cmd", 1 | 1 << 2 | 1 << 3 | 2 << 4)
+        ]  # QoS 1, no local, retain flag kept, none retained
         broker.peer.send("cmd", b"now", b"\x08\x00\x05reply\x09\x00\x02id")
         broker.peer.send("cmd", b"old", retain=True)
         await broker.until(lambda: len(received) == 2)
@@ -155,7 +156,7 @@ async def test_d1_d2_ids_are_not_leaked_over_reconnects() -> None:
         session = await opened(broker.port)
         for _ in range(100):
             assert await session.publish("a", b"y") == 0
-        assert session._client._package_handler.id_generator._used_ids == set()
+        assert session._client._client._package_handler.id_generator._used_ids == set()
         await session.close()
     assert len(broker.published) == 5 * 18 + 100  # nothing was resent by gmqtt
 
@@ -215,7 +216,7 @@ async def test_d5_publishing_while_not_connected_fails_and_is_not_forgotten() ->
 async def test_d6_gmqtt_does_not_reconnect_by_itself() -> None:
     async with ScriptedBroker() as broker:
         session = await opened(broker.port)
-        session._client.set_config({"reconnect_delay": 0})
+        session._client._client.set_config({"reconnect_delay": 0})
         broker.peer.drop()
         await asyncio.wait_for(session.wait_closed(), 5)
         await asyncio.sleep(0.1)
@@ -246,7 +247,7 @@ async def test_d7_our_own_watchdog_does_not_wait_for_the_kernel() -> None:
         lost = session.publish("a", bytes(15 << 20))
         assert (await problem_of(lost)).code == "uplink-silent"
         await session.abort()
-        assert session._client._connection._protocol._read_loop_future is None  # the transport let go
+        assert session._client._client._connection._protocol._read_loop_future is None  # the transport let go
 
 
 async def test_d7_closing_a_half_open_connection_takes_a_moment_only() -> None:
@@ -570,7 +571,7 @@ async def test_a_goodbye_goes_behind_what_was_published_before() -> None:
 
 # --- private names ----------------------------------------------------------------------------------------------------
 
-# Where the private names stand that fluxedge/mqtt.py uses.
+# Where the private names stand that fluxedge/mqtt_client.py uses.
 PRIVATE = {
     "client": {"_client", "_package_handler", "_connection", "_is_active", "_connack_received",
                "_wait_qos_queue_drained"},
@@ -583,8 +584,8 @@ PRIVATE = {
 
 
 def private_names() -> Iterator[str]:
-    """Yield every private attribute of something else than self (and of self._client) in fluxedge/mqtt.py."""
-    for node in ast.walk(ast.parse(inspect.getsource(fluxedge.mqtt))):
+    """Yield every private attribute of something else than self (and of self._client) in fluxedge/mqtt_client.py."""
+    for node in ast.walk(ast.parse(inspect.getsource(mqtt_client))):
         if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
             if isinstance(node.value, ast.Name) and node.value.id == "self":
                 continue

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import pytest
 
 from fluxedge.orders import QUEUED_COMMANDS
 from fluxedge.problems import DeviceProblem, LinkProblem, Problem
 from fluxedge.spi import Written
-from tests.fluxedge.poller_rig import FakeChannel, FakeProtocol, now, rig, silence, until
+from tests.fluxedge.poller_rig import FakeChannel, FakeProtocol, Rig, gaps, now, rig, silence, until
 from tests.fluxedge.virtual import virtual
 
 GONE = LinkProblem("link-down", "the port is gone")
@@ -30,6 +31,84 @@ async def test_a_command_goes_before_polls_that_are_due() -> None:
         assert (await r.order("m2")).verified
         assert busy["m2"].writes[0][0] - asked_s <= 0.3  # the transaction that was running
         assert now() - asked_s <= 0.6
+
+
+async def besiege(r: Rig, device: str, writers: int, for_s: float) -> list[float]:
+    """Let writers write to one point without a pause; return how long each command took."""
+    ends_s = now() + for_s
+    took: list[float] = []
+
+    async def write() -> None:
+        while now() < ends_s:
+            asked_s = now()
+            await r.order(device, in_s=1000.0)
+            took.append(now() - asked_s)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(writers):
+            group.create_task(write())
+    return sorted(took)
+
+
+@virtual
+async def test_devices_are_read_while_commands_are_always_waiting() -> None:
+    written, beside = FakeProtocol("written", cost_s=0.08), FakeProtocol("beside", cost_s=0.08)
+    async with rig(written=written, beside=beside) as r:
+        await asyncio.sleep(2)
+        began_s = now()
+        await besiege(r, "written", 90, 40.0)
+        for device in (written, beside):
+            during = [at_s for at_s in device.reads if began_s - 1 <= at_s <= began_s + 40]
+            assert max(gaps(during)) < 2.5
+            assert len(during) >= 38  # late, but none is missed
+        assert len(written.writes) >= 3 * 40 / 0.08 / 4 - 90
+        assert r.codes("channel:line") == []
+
+
+@virtual
+async def test_periods_that_pass_unread_because_of_commands_are_counted_and_told() -> None:
+    devices = {f"m{i}": FakeProtocol(f"m{i}", cost_s=0.1) for i in range(8)}  # 0.8 s of reads a second
+    async with rig(**devices) as r:
+        await asyncio.sleep(70)
+        assert r.codes("channel:line") == []
+        await besiege(r, "m0", 50, 130.0)
+        assert r.codes("channel:line") == ["overrun"]
+        (standing,) = r.problems.of("channel:line")
+        assert re.search(r"reads were missed within a minute, beside 4\d\d commands$", standing.message)
+        for name, device in devices.items():
+            assert max(gaps(device.reads)) < 4.4, name  # 2.5 reads a second for eight devices, late by a period
+            assert r.device(name).overruns >= 70
+        await asyncio.sleep(130)
+        assert r.codes("channel:line") == []
+
+
+@virtual
+async def test_overdue_reads_cost_a_command_at_most_one_transaction_more() -> None:
+    crowd = {f"m{i}": FakeProtocol(f"m{i}", cost_s=0.3, main=0.5) for i in range(4)}  # everything is always overdue
+    async with rig(**crowd) as r:
+        await asyncio.sleep(5)
+        took = await besiege(r, "m2", 1, 100.0)
+        assert took[-1] <= 0.3 + 0.3  # the transaction that was running, and its own
+        took = await besiege(r, "m2", 3, 100.0)
+        assert took[-1] <= 3 * 0.3 + 0.3  # two before it, its own, one read
+
+
+@virtual
+async def test_a_silent_device_is_asked_within_a_minute_while_commands_are_always_waiting() -> None:
+    live, dead = FakeProtocol("live", cost_s=0.08), FakeProtocol("dead", cost_s=0.02)
+    dead.fault = silence
+    async with rig(live=live, dead=dead) as r:
+        await asyncio.sleep(5)
+        assert r.device("dead").state == "offline"
+        probes = len(dead.probes)
+        await besiege(r, "live", 5, 130.0)
+        asked = [timeout_s for _, timeout_s in dead.probes[probes:]]
+        assert len(asked) == 2
+        assert set(asked) == {0.1}  # not the whole time-out: commands wait for it
+        dead.fault = lambda: None
+        await besiege(r, "live", 5, 130.0)
+        assert r.device("dead").state == "ok"
+        assert max(gaps(dead.reads)[-60:]) < 2.5
 
 
 @virtual

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from fluxedge.permissions import ACTIONS, COMMAND, CONFIGURE, READ, ROLES, Principal, authorise
+from fluxedge.permissions import (
+    ACTIONS,
+    COMMAND,
+    COMMANDS_BURST,
+    COMMANDS_PER_S,
+    CONFIGURE,
+    PRINCIPALS,
+    READ,
+    ROLES,
+    Allowance,
+    Principal,
+    authorise,
+)
 from fluxedge.problems import Problem
 
 MAY = {
@@ -54,3 +66,33 @@ def test_an_uplink_may_command_what_its_patterns_name(targets: tuple[str, ...], 
         return
     with pytest.raises(Problem, match="uplink cloud may not command"):
         authorise(principal, COMMAND, target)
+
+
+def permitted(allowance: Allowance, name: str, now_s: float, asked: int) -> int:
+    """Return how many of so many commands in one instant are permitted."""
+    principal, refused = Principal("peer", name, "admin"), []
+    for _ in range(asked):
+        try:
+            allowance.spend(principal, now_s)
+        except Problem as problem:
+            refused.append(problem)
+    assert {problem.code for problem in refused} <= {"command-refused"}
+    assert all(problem.message.startswith(f"too many commands: {name} ") for problem in refused)
+    return asked - len(refused)
+
+
+def test_a_principal_has_a_burst_of_commands_and_then_so_many_a_second() -> None:
+    allowance = Allowance()
+    assert permitted(allowance, "anna", 1000.0, 1000) == COMMANDS_BURST
+    assert permitted(allowance, "anna", 1001.0, 1000) == COMMANDS_PER_S
+    assert permitted(allowance, "bert", 1001.0, 1000) == COMMANDS_BURST
+    assert permitted(allowance, "anna", 9000.0, 1000) == COMMANDS_BURST
+
+
+def test_the_number_of_principals_that_are_counted_is_bounded() -> None:
+    allowance = Allowance()
+    for i in range(PRINCIPALS + 50):
+        assert permitted(allowance, f"p{i}", 1000.0, 1) == 1
+    assert len(allowance._buckets) == PRINCIPALS
+    assert permitted(allowance, "late", 1010.0, 1) == 1  # those that were idle for long are forgotten
+    assert len(allowance._buckets) == 1

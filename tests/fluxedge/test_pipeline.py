@@ -24,6 +24,7 @@ from fluxedge.model import Event, Flag, Group, Lane, Quality, Record, Round
 from fluxedge.pipeline import Pipeline
 from fluxedge.problems import ProblemBook
 from tests.fluxedge.log.fake_clock import DAY_S, START_NS, FakeClock, group_of, round_of
+from tests.fluxedge.virtual import VirtualClock, virtual
 
 GROUP = group_of("HH")
 R, E = Lane.ROUNDS, Lane.EVENTS
@@ -301,7 +302,7 @@ async def test_who_waits_for_durability_learns_at_once_that_it_is_not_to_be_had(
     kinds = await road.kinds()
     assert kinds.count("audit") == 2
     assert "command-intent" in kinds
-    assert await road.log.command_results() == {"k": (b"ask", None)}
+    assert await road.log.unanswered_commands("", 9) == [("k", b"ask")]
 
 
 @pytest.mark.usefixtures("soon")
@@ -570,3 +571,49 @@ async def test_a_disk_below_the_floor_stands_as_a_problem(road: Road, monkeypatc
     await until(lambda: road.problems.stands("log", "disk-low"))
     low = False
     await until(lambda: not road.problems.stands("log", "disk-low"))
+
+
+# --- a channel that must wait -----------------------------------------------------------------------------------------
+
+
+def unwatched() -> tuple[Pipeline, ProblemBook]:
+    """Return a pipeline whose task does not run: nothing is taken but by the test."""
+    clock = VirtualClock()
+    problems = ProblemBook(clock.wall_ns)
+    return Pipeline(typing.cast(Log, None), Latest(), clock, problems, 1.0), problems
+
+
+@virtual
+async def test_a_channel_that_waits_for_a_second_has_a_problem_until_it_need_not_wait() -> None:
+    pipeline, problems = unwatched()
+    for number in range(4):
+        await pipeline.put("bus", round_of(GROUP, number, 0))
+    waiting = asyncio.ensure_future(pipeline.put("bus", round_of(GROUP, 4, 0)))
+    await asyncio.sleep(pipeline_module.CROWDED_S - 0.01)
+    assert len(problems) == 0
+    await asyncio.sleep(0.02)
+    assert problems.stands("channel:bus", "queue-full")
+    await pipeline.put("other", round_of(GROUP, 0, 0))  # its neighbours go on
+    assert [standing.item for standing in problems] == ["channel:bus"]
+
+    pipeline.queue.take()
+    await waiting
+    assert problems.stands("channel:bus", "queue-full")  # its four places are taken again
+    pipeline.queue.take()
+    await pipeline.put("bus", round_of(GROUP, 5, 0))
+    assert len(problems) == 0
+
+
+@virtual
+async def test_a_channel_that_waits_for_less_than_a_second_has_no_problem() -> None:
+    pipeline, problems = unwatched()
+    for number in range(4):
+        await pipeline.put("bus", round_of(GROUP, number, 0))
+    for number in range(5):
+        waiting = asyncio.ensure_future(pipeline.put("bus", round_of(GROUP, number, 0)))
+        await asyncio.sleep(pipeline_module.CROWDED_S - 0.01)
+        pipeline.queue.take()
+        await waiting
+    await asyncio.sleep(10 * pipeline_module.CROWDED_S)
+    assert problems.raised_total["queue-full"] == 0
+    assert pipeline.queue.waited == {"bus": 5}

@@ -300,6 +300,27 @@ async def test_a_step_of_the_wall_clock_moves_stamps_and_not_polls() -> None:
 
 
 @virtual
+async def test_latency_and_busy_time_are_finer_than_the_clock_of_the_loop() -> None:
+    meter = FakeProtocol("meter", cost_s=0.0)
+    async with rig(meter=meter) as r:
+        loop_ns, passed_ns = r.clock.mono_ns, 0
+
+        def answer() -> None:  # within 250 us, in which uvloop's time stands still
+            nonlocal passed_ns
+            passed_ns += 250_000
+
+        r.clock.mono_ns = lambda: loop_ns() + passed_ns  # type: ignore[method-assign]
+        meter.fault = answer  # type: ignore[assignment]
+        await asyncio.sleep(3.9)
+        assert len(meter.reads) == 4
+        assert r.device("meter").latency_s == pytest.approx(0.00025)
+        assert r.poller.state.busy_s == pytest.approx(0.001)
+        await r.order("meter")
+        assert r.poller.state.busy_s == pytest.approx(0.00125)
+        await asyncio.sleep(0)
+
+
+@virtual
 async def test_unchanged_devices_keep_state_and_rhythm_when_the_set_changes() -> None:
     stays, goes, comes = FakeProtocol("stays"), FakeProtocol("goes"), FakeProtocol("comes")
     goes.fault = silence

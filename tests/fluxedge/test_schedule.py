@@ -171,6 +171,37 @@ def test_an_extra_read_after_a_write_leaves_the_rhythm_alone() -> None:
     assert due(made, 1.0).at_s == 1.0
 
 
+def test_a_read_is_overdue_when_it_is_late_by_more_than_its_period_and_the_oldest_comes_first() -> None:
+    slow, quick, other = device("slow", main=60.0), device("quick", main=0.5), device("other", main=1.0)
+    made = schedule(slow, other, quick)
+    assert made.overdue(0.4) is None
+    found = made.overdue(0.6)
+    assert isinstance(found, Due)
+    assert found.device is quick  # slow is due as long, but has a minute
+    assert made.done(found, 0.7) == 0
+    for name in ("slow", "other"):  # nothing lost its place
+        found = due(made, 0.8)
+        assert found.device.id == name
+        made.done(found, 0.8)
+    assert due(made, 0.9).device is quick
+    found = made.overdue(5.0)
+    assert isinstance(found, Due)
+    assert found.device is quick
+    assert made.done(found, 5.0) == 8  # 1.0 to 4.5
+
+
+def test_a_probe_without_slack_for_a_minute_is_overdue() -> None:
+    dead, live = device("dead"), device("live", main=600.0)
+    made = schedule(live, dead)
+    made.done(due(made, 0.0), 0.0)
+    silence(made, dead, 0.0)  # its probe is due at 2
+    assert made.overdue(2.0 + FORCED_S - 0.1) is None
+    found = made.overdue(2.0 + FORCED_S)
+    assert isinstance(found, Probe)
+    made.note_probe(2.0 + FORCED_S)
+    assert made.overdue(3.0 + FORCED_S) is None
+
+
 def test_an_outage_is_no_overrun_and_keeps_the_order() -> None:
     first, second = device("first"), device("second")
     made = schedule(first, second)
@@ -203,3 +234,12 @@ def test_overruns_are_judged_by_the_minute() -> None:
     for i in range(100):
         assert judge.note(int(i < 5), WINDOW_S + 0.1 * i) is None
     assert judge.note(0, 2 * WINDOW_S) == ""
+
+
+def test_what_missed_reads_is_told_with_the_commands_beside_them() -> None:
+    judge = Overruns()
+    judge.note(0, 0.0)
+    judge.note(9, 1.0)
+    judge.commands = 300
+    assert judge.note(0, WINDOW_S) == "9 of 11 reads were missed within a minute, beside 300 commands"
+    assert judge.commands == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import typing
@@ -81,6 +82,43 @@ def test_a_gap_of_another_uplink_excuses_nothing() -> None:
     verifier.take(gap(2, 4, 4, "here"))
     verifier.take(rounds(5, 5))
     assert ledger_of(verifier).missing() == [(3, 3)]
+
+
+def state_of(uplink: str, seq: int = 9) -> bytes:
+    event = Event("uplink-state", f"uplink:{uplink}", 1, 1, {"state": "connected"})
+    return formats.message("gw", "json", [Record(5, Lane.EVENTS, seq, 1, event)]).payload
+
+
+@pytest.mark.parametrize("events", list(itertools.permutations([gap(1, 3, 3), gap(2, 5, 5, "backup"), rounds(1, 2)])))
+def test_of_two_uplinks_no_gap_explains_a_hole_unless_one_is_named(events: tuple[bytes, ...]) -> None:
+    missing = {"": [(3, 3), (5, 5)], "cloud": [(5, 5)], "backup": [(3, 3)], "other": [(3, 3), (5, 5)]}
+    for uplink, holes in missing.items():
+        verifier = Verifier(uplink)
+        for payload in (*events, rounds(4, 4), rounds(6, 6)):
+            verifier.take(payload)
+        assert ledger_of(verifier).missing() == holes
+        assert {name: list(ranges) for name, ranges in ledger_of(verifier).announced.items()} == {
+            "cloud": [(3, 3)], "backup": [(5, 5)],
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_an_uplink_that_any_event_names_makes_the_gaps_of_another_worthless(first: bool) -> None:
+    verifier = Verifier()
+    for payload in (state_of("backup"), gap(1, 3, 3))[:: 1 if first else -1]:
+        verifier.take(payload)
+    verifier.take(rounds(1, 2))
+    verifier.take(rounds(4, 4))
+    assert verifier.ambiguous("gw")
+    assert ledger_of(verifier).missing() == [(3, 3)]
+
+
+def test_the_uplinks_of_another_gateway_make_nothing_ambiguous() -> None:
+    verifier = Verifier()
+    for payload in (gap(1, 3, 3), rounds(1, 2), rounds(4, 4), state_of("elsewhere").replace(b'"gw"', b'"other"')):
+        verifier.take(payload)
+    assert verifier.uplinks == {"gw": {"cloud"}, "other": {"elsewhere"}}
+    assert verifier.missing == 0
 
 
 def test_streams_are_apart_by_gateway_epoch_and_lane() -> None:

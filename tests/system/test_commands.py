@@ -226,6 +226,14 @@ def test_a_retained_command_is_not_carried_out_by_who_connects_later(site: Site,
     assert site.writes == [(7, (5,))]
 
 
+def test_a_command_that_is_retained_while_the_gateway_is_connected_is_refused(site: Site) -> None:
+    site.caller.send({"device": "pump", "point": "speed", "value": 9}, retain=True)
+    answer = site.caller.answer()[1]
+    assert (answer["state"], "retained" in answer["message"]) == ("refused", True)
+    assert site.caller.ask("pump", "speed", 5)["state"] == "done"
+    assert site.writes == [(7, (5,))]
+
+
 def test_a_device_that_does_not_answer_a_write_is_unknown_and_it_is_not_sent_again(site: Site) -> None:
     site.peer.registers.on_write = lambda: setattr(site.peer.registers, "mode", "silent")
     answer = site.caller.ask("pump", "speed", 5, key="k1")

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import typing
 
-from fluxedge.clock import Clock, SystemClock
+from fluxedge.clock import Clock
 from fluxedge.columns import Value
 from fluxedge.config.drivers import merged_options
-from fluxedge.config.mistakes import Finding, path_text, unknown
+from fluxedge.config.mistakes import Finding, unknown
 from fluxedge.config.points import column_fields, grouped_points, periods_s
 from fluxedge.config.structs import DeviceCfg, DriverCfg, HostOptionsCfg, HostPointCfg
 from fluxedge.model import Group, Point, Quality, Round
-from fluxedge.problems import ConfigProblem, DeviceProblem
+from fluxedge.problems import ConfigProblem
 from fluxedge.protocols.host.metrics import METRICS, Machine, Metric, Sample, look_at
+from fluxedge.protocols.local import LocalProtocol
 from fluxedge.spi import ByteLink, Written
 
 
@@ -25,17 +26,16 @@ def compile_mistakes(device_id: str, device: DeviceCfg, driver: DriverCfg, *, fr
     ]
 
 
-class HostProtocol:
+class HostProtocol(LocalProtocol):
     """The machine; implements spi.Protocol."""
 
     kind = "host"
-    timeout_s = 0.0  # nobody is asked
+    mistakes = staticmethod(compile_mistakes)
 
     def __init__(self, device_id: str, device: DeviceCfg, driver: DriverCfg, clock: Clock) -> None:
+        super().__init__(device_id, device, driver, clock)
         options = typing.cast(HostOptionsCfg, merged_options(driver, device))
         self._machine = Machine(disk=options.disk, interface=options.interface)
-        self._clock = clock
-        self.partial: DeviceProblem | None = None  # what is not GOOD is in the round
         self._metrics: dict[str, list[Metric]] = {}
         groups = []
         for name, cfgs in grouped_points(driver, device).items():
@@ -48,26 +48,6 @@ class HostProtocol:
             self._metrics[name] = metrics
         self.groups = tuple(groups)
         self.periods_s = {name: s for name, s in periods_s(driver, device).items() if name in self._metrics}
-
-    @classmethod
-    def build(
-        cls,
-        device_id: str,
-        device: DeviceCfg,
-        driver: DriverCfg,
-        *,
-        framing: str = "",
-        timeout_s: float = 0.0,
-        clock: Clock | None = None,
-    ) -> HostProtocol:
-        """Compile the device; framing and time-out mean nothing here.
-
-        Raises:
-            ConfigProblem: "config-invalid"; it names the first mistake, `compile_mistakes` returns them all.
-        """
-        for finding in compile_mistakes(device_id, device, driver):
-            raise ConfigProblem("config-invalid", f"{path_text(finding.path)}: {finding.message}", finding.hint)
-        return cls(device_id, device, driver, clock or SystemClock())
 
     async def read(self, link: ByteLink | None, group: Group) -> Round:
         """Look at the machine; what it does not have is BAD. Takes 0.5 ms of the loop (measured, 20 metrics)."""
@@ -83,9 +63,6 @@ class HostProtocol:
     async def write(self, link: ByteLink | None, point: str, value: Value) -> Written:
         """Raises ConfigProblem "command-refused": nothing of the machine can be written."""
         raise _refusal(point)
-
-    async def check_link(self, link: ByteLink | None, timeout_s: float | None = None) -> None:
-        """The machine is always there."""
 
     def describe(self) -> list[str]:
         """Return what is read, a line per group."""

@@ -18,7 +18,7 @@ from fluxedge.config.mistakes import Finding
 from fluxedge.config.points import column_fields, periods_s
 from fluxedge.config.structs import DeviceCfg, DriverCfg, ModbusOptionsCfg, ModbusPointCfg, PointOverrideCfg
 from fluxedge.model import Point
-from fluxedge.protocols.modbus.address import Address, Area, parse
+from fluxedge.protocols.modbus.address import Area, parse
 from fluxedge.protocols.modbus.decode import Decoder
 from fluxedge.protocols.modbus.plan import GAP_REGISTERS, Limits, Request, plan
 from fluxedge.protocols.modbus.types import ORDERS, Layout, compile_point, is_number
@@ -188,20 +188,26 @@ class _Compiler:
     ) -> CompiledPoint | None:
         """Return the compiled point; None when something is wrong with it."""
         found = len(self.findings)
+        enum = self._numbered(name, "enum", cfg.enum)
+        bits = self._numbered(name, "bits", cfg.bits)
+        if cfg.min is not None and cfg.max is not None and cfg.min > cfg.max:
+            self._point_mistake(name, "min", f"{cfg.min:g} is above max ({cfg.max:g})")
         try:
             place = parse(cfg.at)
         except ValueError as exc:
             self._point_mistake(name, "at", str(exc))
             return None
+        if cfg.write is not False and not place.area.writable:
+            words = f"{cfg.at} is an address of {place.area.title}, which can only be read"
+            self._point_mistake(name, "write", words)
         try:
             layout = compile_point(cfg, place, self.options.order, self.limits)
         except ValueError as exc:
-            self._point_mistake(name, *exc.args)
+            for key, words in exc.args:
+                self._point_mistake(name, key, words)
             return None
-        enum = self._numbered(name, "enum", cfg.enum)
-        bits = self._numbered(name, "bits", cfg.bits)
         point = Point(name=final, wire=layout.wire, enum=enum, bits=bits, **column_fields(cfg))
-        for key, words in _contradictions(cfg, point, layout, place):
+        for key, words in _contradictions(cfg, point, layout):
             if override is None or getattr(override, key, UNSET) is UNSET:
                 self._point_mistake(name, key, words)
             else:
@@ -220,7 +226,7 @@ class _Compiler:
         return numbered
 
 
-def _contradictions(cfg: ModbusPointCfg, point: Point, layout: Layout, place: Address) -> Iterator[tuple[str, str]]:
+def _contradictions(cfg: ModbusPointCfg, point: Point, layout: Layout) -> Iterator[tuple[str, str]]:
     """Yield (key, what is wrong) for keys of a point that do not fit together."""
     if not is_number(layout):
         yield from _of_no_number(cfg, point, layout.type)
@@ -232,11 +238,7 @@ def _contradictions(cfg: ModbusPointCfg, point: Point, layout: Layout, place: Ad
             yield "scale" if point.scale != 1.0 else "offset", f"a point with {key} is its integer; it is not scaled"
         if point.bits and not 0 <= min(point.bits) <= max(point.bits) < 8 * len(layout.pick):
             yield "bits", f"{layout.type} has the bits 0 to {8 * len(layout.pick) - 1}"
-    if cfg.min is not None and cfg.max is not None and cfg.min > cfg.max:
-        yield "min", f"{cfg.min:g} is above max ({cfg.max:g})"
     if cfg.write is not False:
-        if not place.area.writable:
-            yield "write", f"{cfg.at} is an address of {place.area.title}, which can only be read"
         if cfg.write == "single" and layout.span.count > 1:
             yield "write", f'{layout.type} has {layout.span.count} registers, which go in one request: not "single"'
         if layout.span.count > _MOST_WRITTEN:

@@ -6,13 +6,15 @@
 
 An answer is taken only when unit, function and byte count (or the echo of a write) match, on TCP the transaction id
 too. Everything else is skipped and the wait goes on; when it ends in vain, the problem says what was seen instead.
-pymodbus's framers build the frames and take TCP ones apart. Its RTU framer throws the whole buffer away at a wrong
-CRC (framer/rtu.py, 3.16), so RTU is searched here for the one frame whose length is known.
+pymodbus's framers build the frames. Its RTU framer throws the whole buffer away at a wrong CRC (framer/rtu.py, 3.16),
+so RTU is searched here for the one frame whose length is known; TCP frames are walked through in place, since its
+socket framer wants a copy of all the rest for each. A peer that babbles costs an exchange, never the loop's time.
 """
 
 from __future__ import annotations
 
 import logging
+import struct
 import typing
 from dataclasses import dataclass, field
 
@@ -42,7 +44,9 @@ _HINTS = {
     "gateway-target": "Check the device's power, wiring and unit id.",
 }
 _LONGEST_TCP = 254  # unit + PDU; Modbus Messaging on TCP/IP Implementation Guide V1.0b, 3.1.2: ADU at most 260
-_MBAP = 7
+_HEADER = struct.Struct(">HHHB")  # transaction, protocol, length of what follows, unit
+BABBLE_BYTES = 8192  # that are no answer, in one exchange: more than thirty of the longest frames
+BABBLE_CRC_BYTES = 16384  # in frames that began like the answer: a checksum takes 0.1 µs a byte
 
 _SOCKET = FramerSocket(DecodePDU(False))
 _RTU = FramerRTU(DecodePDU(False))
@@ -82,6 +86,10 @@ class Question:
         message = f"unit {self.unit}, FC{self.function:02d}, {self.place}: {words}"
         hint = "" if code == "illegal-value" and self.function > 4 else _HINTS.get(code, "")
         return DeviceProblem(code, message, hint, alive=alive)
+
+    def babble(self, seen: str) -> DeviceProblem:
+        """Return the problem that a peer sends without end, but no answer."""
+        return self.problem("bad-reply", f"the peer babbles{f': {seen}' if seen else ''}")
 
     def refusal(self, exception: int) -> Refusal:
         """Return the problem of an exception reply."""
@@ -136,32 +144,49 @@ class TcpFraming:
 class TcpMatch:
     """Search received bytes for the answer to one question on TCP."""
 
-    __slots__ = ("_question", "_transaction", "code", "seen")
+    __slots__ = ("_question", "_skipped", "_skipped_bytes", "_transaction", "code")
 
     def __init__(self, question: Question, transaction: int) -> None:
         self._question = question
         self._transaction = transaction
         self.code = "no-reply"  # what a timeout turns out to be
-        self.seen = ""  # the last frame that was skipped, in words
+        self._skipped: tuple[int, int, int] | None = None  # the last frame that was: transaction, unit, function
+        self._skipped_bytes = 0
+
+    @property
+    def seen(self) -> str:
+        """Return in words what came instead of the answer."""
+        if self._skipped is None:
+            return ""
+        transaction, unit, function = self._skipped
+        if transaction == self._transaction and unit == self._question.unit:
+            return f"it answers with function {function:02X}"
+        return f"an answer of unit {unit} to transaction {transaction}, not {self._transaction}, arrived"
 
     def __call__(self, data: bytes) -> tuple[int, bytes | None]:
-        used = 0
-        while len(data) - used > _MBAP:
-            frame = data[used:] if used else data
-            self._check_header(frame)
-            size, unit, transaction, pdu = _SOCKET.decode(frame)
-            if not size:
+        used, question = 0, self._question
+        while len(data) - used > _HEADER.size:
+            transaction, protocol, length, unit = _HEADER.unpack_from(data, used)
+            if protocol or not 2 <= length <= _LONGEST_TCP:
+                raise self._no_header(data[used : used + 16], protocol, length)
+            end = used + 6 + length
+            if len(data) < end:
                 break
-            used += size
-            question = self._question
-            if transaction != self._transaction or unit != question.unit:
-                self.seen = f"an answer of unit {unit} to transaction {transaction}, not {self._transaction}, arrived"
-            elif pdu[0] == question.function:
-                return used, self._data(pdu)
-            elif pdu[0] == question.function | 0x80 and len(pdu) >= 2:
-                raise question.refusal(pdu[1])
-            else:
-                self.code, self.seen = "bad-reply", f"it answers with function {pdu[0]:02X}"
+            if length == 2 and len(data) == end + 1:  # exceptions of some devices do not count their code byte
+                end += 1
+            function = data[used + _HEADER.size]
+            if transaction == self._transaction and unit == question.unit:
+                pdu = data[used + _HEADER.size : end]
+                if function == question.function:
+                    return end, self._data(pdu)
+                if function == question.function | 0x80 and len(pdu) >= 2:
+                    raise question.refusal(pdu[1])
+                self.code = "bad-reply"
+            self._skipped = transaction, unit, function
+            self._skipped_bytes += end - used
+            if self._skipped_bytes > BABBLE_BYTES:
+                raise question.babble(self.seen)
+            used = end
         return used, None
 
     def _data(self, pdu: bytes) -> bytes:
@@ -170,12 +195,10 @@ class TcpMatch:
             raise question.problem("bad-reply", f"the answer does not fit the question: {pdu[:16].hex(' ')}")
         return pdu[question.data_at :]
 
-    def _check_header(self, frame: bytes) -> None:
-        if frame[2:4] != b"\0\0":
-            raise self._question.problem("bad-reply", f"this is not Modbus TCP: {frame[:16].hex(' ')}")
-        length = frame[4] << 8 | frame[5]
-        if not 2 <= length <= _LONGEST_TCP:
-            raise self._question.problem("bad-reply", f"a frame says it has {length} bytes, which none can have")
+    def _no_header(self, frame: bytes, protocol: int, length: int) -> DeviceProblem:
+        if protocol:
+            return self._question.problem("bad-reply", f"this is not Modbus TCP: {frame.hex(' ')}")
+        return self._question.problem("bad-reply", f"a frame says it has {length} bytes, which none can have")
 
 
 class RtuFraming:
@@ -206,7 +229,7 @@ class RtuMatch:
     the frame and fails its CRC is skipped by one byte: the true frame may begin inside it.
     """
 
-    __slots__ = ("_exception", "_head", "_question", "damaged", "skipped_bytes")
+    __slots__ = ("_crc_bytes", "_exception", "_head", "_question", "damaged", "skipped_bytes")
 
     def __init__(self, question: Question) -> None:
         self._question = question
@@ -214,6 +237,7 @@ class RtuMatch:
         self._exception = bytes([question.unit, question.function | 0x80])
         self.damaged = 0  # frames that began like the answer and had a wrong CRC
         self.skipped_bytes = 0
+        self._crc_bytes = 0  # that checksums were made of in vain
 
     @property
     def seen(self) -> str:
@@ -228,6 +252,8 @@ class RtuMatch:
         while (begin := data.find(unit, at)) >= 0:
             self.skipped_bytes += begin - at
             at = begin
+            if self.skipped_bytes > BABBLE_BYTES or self._crc_bytes > BABBLE_CRC_BYTES:
+                raise self._question.babble(self.seen)
             start = data[at : at + len(head)]
             if start == head:
                 if len(data) - at < size:
@@ -235,12 +261,14 @@ class RtuMatch:
                 if _crc_holds(data[at : at + size]):
                     return at + size, data[at + 1 + self._question.data_at : at + size - 2]
                 self.damaged += 1
+                self._crc_bytes += size
             elif start[:2] == exception:
                 if len(data) - at < 5:
                     return at, None
                 if _crc_holds(data[at : at + 5]):
                     raise self._question.refusal(data[at + 2])
                 self.damaged += 1
+                self._crc_bytes += 5
             elif head.startswith(start):
                 return at, None  # more bytes decide
             self.skipped_bytes += 1

@@ -15,7 +15,7 @@ big-endian order. Reading picks bytes, writing puts them back.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from fluxedge.columns import Value
@@ -89,25 +89,36 @@ def compile_point(point: ModbusPointCfg, place: Address, default_order: str, lim
     swap" is three different orders there, so such a point must state its own.
 
     Raises:
-        ValueError: ("key", "message"): the point contradicts itself or the limits.
+        ValueError: ("key", "message"), ...: the point contradicts itself or the limits.
     """
     kind = point.type if isinstance(point.type, str) else _default_type(place)
     if place.area.one_bit:
         return _compile_bit(point, place, kind)
-    if (point.length is not None) != (kind in TEXTS):
-        raise ValueError("length", f"{'give' if kind in TEXTS else 'leave away'} length: {kind} is the type")
-    if point.chars != "both" and kind != "string":
-        raise ValueError("chars", f"only a string has chars, not {kind}")
-    if place.bit is not None and kind != "bool":
-        raise ValueError("type", f"a bit of a register is a bool, not {kind}")
-    layout = _compile_registers(point, place, kind, default_order)
+    wrong = list(_misfits(point, place, kind))
+    if any(key == "type" for key, _ in wrong):
+        raise ValueError(*wrong)
+    try:
+        layout = _compile_registers(point, place, kind, default_order)
+    except ValueError as exc:
+        wrong += exc.args
+    if wrong:
+        raise ValueError(*wrong)
     if layout.span.end > ADDRESSES:
-        raise ValueError("at", f"{layout.span.count} registers from {place.number} go beyond address 65535")
-    if layout.span.count > limits.batch(place.area):
-        raise ValueError(
-            "type", f"{kind} needs {layout.span.count} registers; a request has at most {limits.batch(place.area)}"
-        )
+        raise ValueError(("at", f"{layout.span.count} registers from {place.number} go beyond address 65535"))
+    most = limits.batch(place.area)
+    if layout.span.count > most:
+        raise ValueError(("type", f"{kind} needs {layout.span.count} registers; a request has at most {most}"))
     return layout
+
+
+def _misfits(point: ModbusPointCfg, place: Address, kind: str) -> Iterator[tuple[str, str]]:
+    """Yield (key, what is wrong) for keys that do not go with the type."""
+    if (point.length is not None) != (kind in TEXTS):
+        yield "length", f"{'give' if kind in TEXTS else 'leave away'} length: {kind} is the type"
+    if point.chars != "both" and kind != "string":
+        yield "chars", f"only a string has chars, not {kind}"
+    if place.bit is not None and kind != "bool":
+        yield "type", f"a bit of a register is a bool, not {kind}"
 
 
 def _default_type(place: Address) -> str:
@@ -115,10 +126,14 @@ def _default_type(place: Address) -> str:
 
 
 def _compile_bit(point: ModbusPointCfg, place: Address, kind: str) -> Layout:
+    wrong = []
     if kind != "bool":
-        raise ValueError("type", f"a {place.area.noun} is a bool, not {kind}")
-    if point.order or point.length is not None or point.chars != "both":
-        raise ValueError("order", f"a {place.area.noun} has no order, length or chars")
+        wrong.append(("type", f"a {place.area.noun} is a bool, not {kind}"))
+    for key, given in (("order", point.order), ("length", point.length is not None), ("chars", point.chars != "both")):
+        if given:
+            wrong.append((key, f"a {place.area.noun} has no {key}"))
+    if wrong:
+        raise ValueError(*wrong)
     return Layout(Span(place.area, place.number, 1), "?", "?", "", "bool")
 
 
@@ -133,7 +148,7 @@ def _compile_registers(point: ModbusPointCfg, place: Address, kind: str, default
         if place.bit is None:
             return Layout(span(1), "?", "H", order, kind, _picks(order), fix=bool)
         if point.order:
-            raise ValueError("order", "a bit has no order: bit 0 is the least significant one of the register")
+            raise ValueError(("order", "a bit has no order: bit 0 is the least significant one of the register"))
         byte, bit = 1 - place.bit // 8, place.bit % 8
         return Layout(span(1), "?", "B", "", kind, (byte,), place.bit, _BIT[bit].__getitem__)  # type: ignore[arg-type]
     if kind in _BCD:
@@ -153,7 +168,7 @@ def _compile_text(point: ModbusPointCfg, kind: str, span: Callable[[int], Span])
         count, pick = (length + 1) // 2, tuple(i ^ swap for i in range(length))
     else:
         if point.order:
-            raise ValueError("order", f'chars = "{point.chars}" says already which byte holds the character')
+            raise ValueError(("order", f'chars = "{point.chars}" says already which byte holds the character'))
         order, count = "", length
         pick = tuple(2 * i + (point.chars == "low") for i in range(length))
     if kind == "bytes":
@@ -165,16 +180,15 @@ def _order(point: ModbusPointCfg, size: int, default_order: str) -> str:
     """Return the byte order of a value of `size` bytes."""
     if point.order:
         if point.order not in ORDERS[size]:
-            raise ValueError("order", f"{point.order!r} is not an order of {8 * size} bits: {', '.join(ORDERS[size])}")
+            orders = ", ".join(ORDERS[size])
+            raise ValueError(("order", f"{point.order!r} is not an order of {8 * size} bits: {orders}"))
         return point.order
     if size == 4 and default_order:
         return default_order
     if size == 8 and default_order not in ("", "ABCD"):
-        raise ValueError(
-            "order",
-            f"the device's order {default_order} is one of 32-bit values; say which of "
-            f"{', '.join(ORDERS[8])} this 64-bit value has",
-        )
+        orders = ", ".join(ORDERS[8])
+        words = f"the device's order {default_order} is one of 32-bit values; say which of {orders} this value has"
+        raise ValueError(("order", words))
     return ORDERS[size][0]
 
 

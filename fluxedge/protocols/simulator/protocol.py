@@ -6,14 +6,15 @@ import typing
 
 import msgspec
 
-from fluxedge.clock import Clock, SystemClock
+from fluxedge.clock import Clock
 from fluxedge.columns import Value
 from fluxedge.config.drivers import final_name, merged_options, merged_points
-from fluxedge.config.mistakes import Finding, path_text
+from fluxedge.config.mistakes import Finding
 from fluxedge.config.points import grouped_points, periods_s
 from fluxedge.config.structs import DeviceCfg, DriverCfg, SimulatorOptionsCfg, SimulatorPointCfg
 from fluxedge.model import Group, Round
-from fluxedge.problems import ConfigProblem, DeviceProblem
+from fluxedge.problems import ConfigProblem
+from fluxedge.protocols.local import LocalProtocol
 from fluxedge.protocols.simulator.points import SimulatedPoint, contradictions
 from fluxedge.spi import ByteLink, Written
 
@@ -34,16 +35,15 @@ def compile_mistakes(device_id: str, device: DeviceCfg, driver: DriverCfg, *, fr
     return findings
 
 
-class SimulatorProtocol:
+class SimulatorProtocol(LocalProtocol):
     """One simulated device; implements spi.Protocol."""
 
     kind = "simulator"
-    timeout_s = 0.0  # nobody is asked
+    mistakes = staticmethod(compile_mistakes)
 
     def __init__(self, device_id: str, device: DeviceCfg, driver: DriverCfg, clock: Clock) -> None:
+        super().__init__(device_id, device, driver, clock)
         options = typing.cast(SimulatorOptionsCfg, merged_options(driver, device))
-        self._clock = clock
-        self.partial: DeviceProblem | None = None  # what is not GOOD is in the round
         self._columns: dict[str, list[SimulatedPoint]] = {
             group: [
                 SimulatedPoint(name, typing.cast(SimulatorPointCfg, cfg), options.seed) for name, cfg in cfgs.items()
@@ -57,26 +57,6 @@ class SimulatorProtocol:
             for name, points in self._columns.items()
         )
         self.periods_s = {name: s for name, s in periods_s(driver, device).items() if name in self._columns}
-
-    @classmethod
-    def build(
-        cls,
-        device_id: str,
-        device: DeviceCfg,
-        driver: DriverCfg,
-        *,
-        framing: str = "",
-        timeout_s: float = 0.0,
-        clock: Clock | None = None,
-    ) -> SimulatorProtocol:
-        """Compile the device; framing and time-out mean nothing here.
-
-        Raises:
-            ConfigProblem: "config-invalid"; it names the first mistake, `compile_mistakes` returns them all.
-        """
-        for finding in compile_mistakes(device_id, device, driver):
-            raise ConfigProblem("config-invalid", f"{path_text(finding.path)}: {finding.message}", finding.hint)
-        return cls(device_id, device, driver, clock or SystemClock())
 
     async def read(self, link: ByteLink | None, group: Group) -> Round:
         """Return the values of this instant."""
@@ -107,9 +87,6 @@ class SimulatorProtocol:
         before = self._engineering(point)
         self._written[point] = raw
         return Written(raw, self._engineering(point), True, before)
-
-    async def check_link(self, link: ByteLink | None, timeout_s: float | None = None) -> None:
-        """The simulated device is always there."""
 
     def describe(self) -> list[str]:
         """Return what is read, a line per group."""

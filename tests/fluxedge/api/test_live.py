@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import types
 import typing
 from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
+from aiohttp import web
 
-from fluxedge.api import live
+from fluxedge.api import handlers, live
 from fluxedge.api.live import QUEUED_ROUNDS, Live, LiveClient
 from fluxedge.latest import Latest
 from fluxedge.model import Group, Point, Quality, Round
@@ -117,3 +119,18 @@ async def test_only_so_many_may_watch(run: Running, monkeypatch: pytest.MonkeyPa
     async with stream(run):
         reply = await run.ask("GET", "/api/v1/live")
     assert (reply.status, reply.json["code"]) == (503, "too-many")
+
+
+async def test_a_client_that_leaves_before_the_headers_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def gone(_response: web.StreamResponse, _request: object) -> None:
+        raise aiohttp.ClientConnectionResetError("Cannot write to closing transport")
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"{}"
+
+    monkeypatch.setattr(web.StreamResponse, "prepare", gone)
+    clients = live.Live(Latest())
+    request = typing.cast(web.Request, types.SimpleNamespace(transport=None))
+    assert not (await clients.stream(request, "", "")).prepared
+    assert len(clients) == 0
+    assert not (await handlers.stream(request, "text/plain", pieces())).prepared

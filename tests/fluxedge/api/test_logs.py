@@ -61,6 +61,18 @@ async def test_what_means_nothing_is_a_bad_request_that_names_it(run: Running, q
     assert f'"{query.partition("=")[2]}"' in reply.json["message"]
 
 
+async def test_a_kind_asks_for_events(run: Running) -> None:
+    (start,) = await lines(run, "?kind=start")
+    assert (start["lane"], start["kind"]) == ("events", "start")
+
+
+@pytest.mark.parametrize("query", ["lane=rounds&kind=start", "lane=events&point=a.b", "kind=start&point=a.b"])
+async def test_a_filter_that_the_lane_cannot_have_is_a_bad_request(run: Running, query: str) -> None:
+    reply = await run.ask("GET", f"/api/v1/log?{query}")
+    assert (reply.status, reply.json["code"]) == (400, "bad-request")
+    assert "ask for the lane" in reply.json["message"]
+
+
 async def test_only_so_many_read_at_once(run: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers, "MOST", 1)
     with run.api.parts.readers.one():

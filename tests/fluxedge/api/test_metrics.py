@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 from fluxedge.api.families import FAMILIES
+from fluxedge.channels.link import Tally
 from fluxedge.config.structs import UplinkCfg
 from fluxedge.problems import DeviceProblem
 from tests.conftest import free_port
@@ -50,6 +52,25 @@ async def test_every_family_is_exposed_and_the_text_is_valid(tmp_path: Path) -> 
     assert found["fluxedge_uplink_behind_records"]['uplink="cloud",lane="rounds"'] > 0
     assert found["fluxedge_uplink_connected"]['uplink="cloud"'] == 0
     assert found["fluxedge_resident_memory_bytes"][""] > 10_000_000
+
+
+async def test_everything_that_was_dropped_is_counted(run: Running) -> None:
+    pipeline = run.gateway.pipeline
+    pipeline.dropped_events_total, pipeline.dropped_rounds_total = 3, 2
+    channel = SimpleNamespace(tally=Tally(timeouts=5, suspects=4, dropped_bytes=7))
+    state = SimpleNamespace(opens=1, busy_s=0.0, state="open", since_ns=0)
+    run.gateway.pollers["bus"] = SimpleNamespace(channel=channel, state=state, devices={})
+    found = parse((await run.ask("GET", "/metrics")).body.decode())
+    (bus,) = [one for one in (await run.ask("GET", "/api/v1/channels")).json if one["id"] == "bus"]
+    status = (await run.ask("GET", "/api/v1/status")).json
+    del run.gateway.pollers["bus"]
+    assert found["fluxedge_dropped_events_total"] == {"": 3}
+    assert found["fluxedge_dropped_rounds_total"] == {"": 2}
+    assert found["fluxedge_channel_timeouts_total"] == {'channel="bus"': 5}
+    assert found["fluxedge_channel_suspect_answers_total"] == {'channel="bus"': 4}
+    assert found["fluxedge_channel_dropped_bytes_total"] == {'channel="bus"': 7}
+    assert (bus["timeouts"], bus["suspects"], bus["dropped_bytes"]) == (5, 4, 7)
+    assert status["dropped"] == {"events": 3, "rounds": 2, "bytes": 7}
 
 
 async def test_problems_are_counted_by_code(run: Running) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -435,3 +436,28 @@ def test_it_works_the_same_on_uvloop() -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(dialogue())
+
+
+async def test_a_peer_that_sends_without_end_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            writer.write(b"x" * 65536)
+            await writer.drain()
+
+    async with channel_to(babble) as channel:
+        link = await channel.open()
+        await until(lambda: not channel.is_open())
+        with pytest.raises(LinkProblem, match="sends without end") as caught:
+            await ask(link)
+        assert caught.value.code == "link-down"
+        assert channel.tally.received_bytes < 2 << 20
+
+
+async def test_strays_at_the_pace_of_a_shared_line_are_borne(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with channel_to(silent) as channel:
+        link = await channel.open()
+        now_s = time.monotonic()
+        for second in range(60):
+            monkeypatch.setattr("fluxedge.channels.link.time.monotonic", lambda: now_s + second)  # noqa: B023
+            link.data_received(b"x" * 46_080)  # 460,800 baud
+        assert channel.is_open()

@@ -10,10 +10,11 @@ import socket
 import pytest
 import uvloop
 
-from fluxedge.channels import open_channel
+from fluxedge.channels import open_channel, tcp
 from fluxedge.channels.tcp import connect_problem
 from fluxedge.clock import SystemClock
 from fluxedge.config.structs import ChannelCfg
+from fluxedge.config.urls import ChannelUrl
 from fluxedge.problems import LinkProblem
 
 
@@ -127,3 +128,15 @@ def test_refusal_is_told_the_same_on_uvloop() -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(refused())
+
+
+async def test_a_name_that_the_resolver_cannot_even_encode_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(*_args: object, **_kwargs: object) -> list[object]:
+        raise UnicodeError("label empty or too long")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", refuse, raising=False)
+    url = ChannelUrl("tcp", "plc..local", 502)
+    channel = tcp.TcpChannel("c", url, ChannelCfg(url="tcp://127.0.0.1"), SystemClock())
+    with pytest.raises(LinkProblem, match="label empty or too long") as caught:
+        await channel.open()
+    assert caught.value.code == "link-unreachable"

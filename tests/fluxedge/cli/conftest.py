@@ -47,7 +47,8 @@ def say(run: Running) -> Callable[..., object]:
 
 async def process(run: Running, *words: str, stdout: int = asyncio.subprocess.PIPE) -> asyncio.subprocess.Process:
     """Start a verb as a process of its own."""
+    inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "fluxedge.cli.main", words[0], "--socket", str(run.socket), *words[1:],
-        stdout=stdout, stderr=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONPATH": os.getcwd()},
+        stdout=stdout, stderr=asyncio.subprocess.PIPE, env={**inherited, "PYTHONPATH": os.getcwd()},
     )  # fmt: skip

@@ -6,8 +6,10 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from fluxedge.cli import demo
+from fluxedge.cli.main import main
 from tests.fluxedge.cli.sites import process
 
 
@@ -25,6 +27,15 @@ def test_a_link_that_somebody_laid_there_is_not_followed(tmp_path: Path) -> None
 def test_the_printed_command_works_from_any_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     assert Path(demo.fluxedge_command().split()[0]).is_absolute()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"), [("soon", "is not a duration"), ("0", "at least 1 s"), ("500ms", "at least 1 s")]
+)
+def test_a_duration_that_is_none_is_wrong_usage(words: str, says: str) -> None:
+    result = CliRunner().invoke(main, ["demo", "--duration", words])
+    assert result.exit_code == 2
+    assert says in result.stderr
 
 
 async def test_a_port_that_is_taken_ends_the_demo_in_words(tmp_path: Path) -> None:

@@ -63,3 +63,11 @@ def test_a_file_with_mistakes_says_where(layout: Layout, tmp_path: Path, text: s
 def test_a_name_that_is_nearly_right_gets_a_suggestion(layout: Layout) -> None:
     with pytest.raises(ConfigProblem, match='did you mean "meter"'):
         driver_files.need(layout, "metre")
+
+
+def test_every_mistake_of_a_file_is_told_at_once(layout: Layout, tmp_path: Path) -> None:
+    path = tmp_path / "etc/drivers/bad.toml"
+    path.write_text(f'{GOOD}b = {{ at = "50001" }}\nc = {{ at = "40002", type = "flaot32" }}\n')
+    with pytest.raises(ConfigProblem) as caught:
+        driver_files.need(layout, "bad")
+    assert [line.split(": ")[1] for line in caught.value.message.splitlines()] == ["points.b.at", "points.c.type"]

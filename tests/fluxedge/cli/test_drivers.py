@@ -67,5 +67,5 @@ def test_show_as_json_has_the_whole_table(folder: Folder) -> None:
 
 def test_an_unknown_driver_gets_a_suggestion(folder: Folder) -> None:
     result = drivers(folder, "show", "xy-md20")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert 'did you mean "xy-md02"?' in result.stderr

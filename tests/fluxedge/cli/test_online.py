@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from pathlib import Path
@@ -33,6 +34,17 @@ async def test_a_socket_that_a_dead_gateway_left_is_no_gateway(tmp_path: Path) -
     done = await verb("status", "--state", str(tmp_path))
     assert done.exit_code == NOT_RUNNING
     assert "nobody listens" in done.stderr
+
+
+async def test_a_gateway_that_hangs_up_is_told_in_words(tmp_path: Path) -> None:
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+
+    async with await asyncio.start_unix_server(hang_up, tmp_path / "api.sock"):
+        done = await verb("status", "--state", str(tmp_path))
+    assert done.exit_code == 1
+    assert f"fluxedge closed the connection at {tmp_path}/api.sock." in done.stderr
+    assert "as many clients as it takes" in done.stderr
 
 
 @pytest.mark.parametrize("words", [("reload",), ("write", "boiler-1.pump", "on")], ids=lambda words: words[0])

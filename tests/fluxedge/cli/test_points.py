@@ -42,12 +42,12 @@ async def test_one_point_or_one_device_can_be_read(run: Running) -> None:
     @click.command()
     @click.argument("target")
     def ask(target: str) -> None:
-        points.now(Daemon(run.socket), target, False)
+        points.now(Daemon(run.socket), target, (), False)
 
     one = await asyncio.to_thread(lambda: CliRunner().invoke(ask, ["boiler-1.setpoint"]))
     assert one.stdout.splitlines()[1].split()[:3] == ["boiler-1.setpoint", "55", "Cel"]
     device = await asyncio.to_thread(lambda: CliRunner().invoke(ask, ["boiler-2"]))
     assert len(device.stdout.splitlines()) == 6
     with pytest.raises(Trouble) as trouble:
-        await asyncio.to_thread(points.now, Daemon(run.socket), "boiler-1.setpiont", False)
+        await asyncio.to_thread(points.now, Daemon(run.socket), "boiler-1.setpiont", (), False)
     assert trouble.value.hint == "Did you mean boiler-1.setpoint?"

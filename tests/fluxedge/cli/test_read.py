@@ -74,7 +74,12 @@ def test_a_port_that_a_gateway_may_own_is_explained(folder: Folder) -> None:
         (["tcp://x", "--driver", "a", "--at", "40001"], "give --driver NAME, or --at ADDRESS"),
         (["192.168.1.10", "--at", "40001"], "tcp://192.168.1.10"),
         (["tcp://x", "u", "--at", "40001"], "--count"),
-        (["tcp://x", "--at", "40001", "--timeout", "3"], "is not a duration"),
+        (["tcp://x", "--at", "40001", "--timeout", "soon"], "is not a duration"),
+        (["tcp://x", "--at", "99999"], "--at: "),
+        (["tcp://x", "--at", "30001", "--type", "float33"], 'did you mean "float32"?'),
+        (["tcp://x", "--driver", "xy-md20"], 'did you mean "xy-md02"?'),
+        (["tcp://x", "humidty", "--driver", "xy-md02"], 'did you mean "humidity"?'),
+        (["http://x", "--at", "40001"], "is not a scheme"),
         (["meter-1.u", "i"], "DEVICE POINT"),
     ],
 )
@@ -84,6 +89,13 @@ def test_wrong_usage_says_what_to_write(words: list[str], says: str) -> None:
     assert says in result.stderr
 
 
+def test_a_driver_file_with_mistakes_is_no_wrong_usage(folder: Folder) -> None:
+    folder.write("drivers/broken.toml", 'name = "Broken"\n')
+    result = CliRunner().invoke(main, ["read", "tcp://x", "--driver", "broken", *folder.options])
+    assert result.exit_code == 1
+    assert "broken.toml:1: " in result.stderr
+
+
 async def test_a_device_of_the_running_gateway_is_read_by_its_name(say: Callable[..., Awaitable[Result]]) -> None:
     listed = json.loads((await say("points", "--json")).stdout)
     device, _, name = listed[0]["id"].partition(".")
@@ -91,6 +103,10 @@ async def test_a_device_of_the_running_gateway_is_read_by_its_name(say: Callable
     assert [point["id"] for point in whole] == [point["id"] for point in listed if point["device"] == device]
     one = json.loads((await say("read", device, name, "--json")).stdout)
     assert one["id"] == listed[0]["id"]
+    names = [point["id"].partition(".")[2] for point in listed if point["device"] == device][:2]
+    two = json.loads((await say("read", device, *names, "--json")).stdout)
+    assert [point["id"] for point in two] == [f"{device}.{name}" for name in names]
+    assert len((await say("read", device, *names)).stdout.splitlines()) == 3
 
 
 def test_without_a_gateway_a_name_is_answered_with_helpful_words(folder: Folder) -> None:

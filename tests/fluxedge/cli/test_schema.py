@@ -39,7 +39,7 @@ def test_all_are_written_into_a_folder(tmp_path: Path) -> None:
 
 def test_an_unknown_kind_gets_a_suggestion_and_writes_nothing(tmp_path: Path) -> None:
     result = schema("device", "--dir", str(tmp_path / "out"))
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert 'did you mean "devices"?' in result.stderr
     assert not (tmp_path / "out").exists()
 

@@ -86,6 +86,8 @@ def test_the_device_file_of_one_unit_has_its_channel_in_place() -> None:
         (["xy-md02", "--tcp", "here"], "is not HOST:PORT"),
         (["xy-md02", "--rtu", "/dev/x", "--pty", "y"], "give one of them"),
         ([], "Missing argument"),
+        (["xy-md20"], 'did you mean "xy-md02"'),
+        (["host"], "Modbus can be simulated"),
     ],
 )
 def test_wrong_usage_is_refused(words: list[str], says: str) -> None:
@@ -94,21 +96,21 @@ def test_wrong_usage_is_refused(words: list[str], says: str) -> None:
     assert says in result.stderr
 
 
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["xy-md20"], 'did you mean "xy-md02"'),
-        (["host"], "Modbus can be simulated"),
-        (["xy-md02", "--rtu", "/dev/not-there"], "/dev/not-there"),
-    ],
-)
-async def test_what_cannot_be_served_is_said_in_one_line(words: list[str], says: str) -> None:
-    child = await process("simulate", *words)
+async def test_a_port_that_is_not_there_is_said_in_one_line() -> None:
+    child = await process("simulate", "xy-md02", "--rtu", "/dev/not-there")
     async with asyncio.timeout(20):
         _, errors = await child.communicate()
     assert child.returncode == 1
-    assert says in errors.decode()
+    assert "/dev/not-there" in errors.decode()
     assert "Traceback" not in errors.decode()
+
+
+def test_a_driver_file_with_mistakes_is_explained(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.write("drivers/broken.toml", 'name = "Broken"\n')
+    result = CliRunner().invoke(main, ["simulate", "broken", *folder.options])
+    assert result.exit_code == 1
+    assert "broken.toml:1: " in result.stderr
 
 
 async def test_a_port_that_is_taken_is_named() -> None:

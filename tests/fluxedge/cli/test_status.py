@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import termios
 from pathlib import Path
+
+import click
+import pytest
 
 from fluxedge.cli import aligned
 from fluxedge.clock import SystemClock
 from fluxedge.problems import DeviceProblem
 from tests.fluxedge.api.running import Running, running
-from tests.fluxedge.cli.conftest import verb
+from tests.fluxedge.cli.conftest import process, verb
 
 
 async def test_it_says_who_runs_what_and_what_the_log_holds(run: Running, say) -> None:
@@ -36,6 +41,16 @@ async def test_a_problem_says_since_when_and_what_to_do(run: Running, say) -> No
     assert "-> Check the power." in done.stdout
 
 
+async def test_what_was_dropped_is_said_only_when_something_was(run: Running, say) -> None:
+    assert "dropped" not in (await say("status")).stdout
+    run.gateway.pipeline.dropped_events_total = 3
+    run.gateway.pipeline.dropped_rounds_total = 1
+    words = "1 round that could not be stored, 3 events while nothing could be written"
+    (line,) = [line for line in (await say("status")).stdout.splitlines() if line.startswith("dropped")]
+    assert words in line
+    assert json.loads((await say("status", "--json")).stdout)["dropped"] == {"rounds": 1, "events": 3}
+
+
 async def test_json_is_one_object_with_everything(say) -> None:
     found = json.loads((await say("status", "--json")).stdout)
     assert found["devices"] == {"ok": 2, "disabled": 1}
@@ -57,6 +72,23 @@ async def test_columns_align_where_characters_are_two_places_wide(say) -> None:
     lines = (await say("status", "devices")).stdout.splitlines()
     column = lines[0].index("driver")
     assert [aligned.width(line.split(" boiler ")[0]) + 1 for line in lines[1:]] == [column] * 3
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+async def test_on_a_terminal_no_id_is_broken_and_what_is_left_out_is_said(run: Running, columns: int) -> None:
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, columns))
+    child = await process(run, "status", "devices", stdout=theirs)
+    os.close(theirs)
+    _, errors = await child.communicate()
+    assert (child.returncode, errors) == (0, b"")
+    lines = click.unstyle(os.read(ours, 1 << 16).decode()).splitlines()
+    os.close(ours)
+    rows = [line.split() for line in lines if line.startswith("boiler-")]
+    assert [row[0] for row in rows] == ["boiler-1", "boiler-2", "boiler-3"]
+    assert all("boiler-1@gateway" in rows[0] for _ in rows)
+    assert all(aligned.width(line) <= columns for line in lines)
+    assert ("Not shown, the terminal is narrow: " in lines[-1]) == (columns == 80)
 
 
 async def test_an_unknown_item_gets_a_suggestion(say) -> None:

@@ -25,9 +25,9 @@ def message(seq: int, n: int, *, lane: str = "rounds", gateway: str = "gw", reco
     return msgspec.json.encode(body)
 
 
-def gap(lo: int, hi: int) -> bytes:
-    event = {"kind": "gap", "data": {"epoch": 7, "lane": "rounds", "lo": lo, "hi": hi}}
-    return message(1, 1, lane="events", records=[event])
+def gap(lo: int, hi: int, uplink: str = "cloud") -> bytes:
+    data = {"uplink": uplink, "epoch": 7, "lane": "rounds", "lo": lo, "hi": hi, "why": "age"}
+    return message(1, 1, lane="events", records=[{"kind": "gap", "item": f"uplink:{uplink}", "data": data}])
 
 
 def watch(*payloads: bytes, since: int | None = None) -> verify.Watch:
@@ -41,7 +41,7 @@ async def verifying(
     broker: Mosquitto, payloads: list[bytes], *words: str, topic: str = "fluxedge/gw/rounds"
 ) -> tuple[int, str]:
     """Publish while it listens; return exit code and output."""
-    child = await process("verify", "--broker", f"mqtt://127.0.0.1:{broker.port}", "--duration", "1.5s", *words)
+    child = await process("verify", "--broker", f"mqtt://127.0.0.1:{broker.port}", "--duration", "1.5", *words)
     try:
         heads = child.stderr if "--json" in words else child.stdout
         assert heads is not None
@@ -72,7 +72,31 @@ def test_what_is_missing_is_told_as_ranges() -> None:
 def test_an_announced_gap_is_not_missing() -> None:
     found = watch(message(1, 3), message(6, 1), gap(4, 5))
     assert found.missing == 0
-    assert any("given up by the gateway: 2: 4–5" in line for line in verify.conclusion(found))
+    assert any("given up by the uplink cloud: 2: 4–5" in line for line in verify.conclusion(found))
+
+
+def test_gaps_that_may_be_another_uplinks_explain_nothing_and_it_is_said_why() -> None:
+    found = watch(message(1, 3), message(6, 1), message(8, 1), gap(4, 5), gap(7, 7, "backup"))
+    assert found.missing == 3
+    said = [click.unstyle(line) for line in verify.conclusion(found)]
+    assert "  announced as given up by the uplink backup, which explains nothing here: 1: 7" in said
+    assert any("gw has the uplinks backup and cloud." in line and "--uplink ID" in line for line in said)
+    assert verify.summary(found)["ambiguous"] == ["gw"]
+
+
+def test_an_uplink_that_no_event_names_is_pointed_out() -> None:
+    found = verify.Watch(Verifier("clod"), None)
+    for payload in (message(1, 3), message(6, 1), gap(4, 5)):
+        found.verifier.take(payload)
+    assert found.missing == 2
+    assert any("names the uplink clod; they name cloud." in click.unstyle(line) for line in verify.conclusion(found))
+
+
+@pytest.mark.parametrize(("uplink", "code"), [("here", 1), ("elsewhere", 0)])
+async def test_only_the_named_uplinks_gap_explains_a_hole(broker: Mosquitto, uplink: str, code: int) -> None:
+    payloads = [message(1, 2), message(4, 1), gap(3, 3, "elsewhere")]
+    found, text = await verifying(broker, payloads, "--uplink", uplink)
+    assert found == code, text
 
 
 def test_the_beginning_counts_only_when_asked_for() -> None:
@@ -161,7 +185,7 @@ async def test_a_broker_that_dies_ends_the_proof(broker: Mosquitto) -> None:
     ("words", "code", "says"),
     [
         (["--broker", "http://x"], 2, "is not a scheme of brokers"),
-        (["--broker", "mqtt://x", "--duration", "30"], 2, "is not a duration"),
+        (["--broker", "mqtt://x", "--duration", "soon"], 2, "is not a duration"),
         (["--broker", "mqtts://x", "--cert", "/c"], 2, "give both or neither"),
         (["--broker", "mqtts://x", "--ca", "/nonexistent/ca"], 1, "/nonexistent/ca"),
     ],

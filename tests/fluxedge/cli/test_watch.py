@@ -7,6 +7,10 @@ import json
 import os
 import signal
 
+import pytest
+from rich.console import Console
+
+from fluxedge.cli import watch
 from tests.fluxedge.api.running import POINTS, Running
 from tests.fluxedge.cli.conftest import process
 
@@ -69,3 +73,33 @@ async def test_a_terminal_gets_a_table(run: Running) -> None:
     assert child.returncode == 0
     assert "供水温度" in seen.decode(errors="replace")
     assert b"61.5 Cel" in seen
+
+
+def drawn(count: int, width: int, height: int, lost: int = 0) -> list[str]:
+    point = {"value": 61.5, "unit": "Cel", "quality": "GOOD", "at_us": 1, "label": "供水温度 / Flow temperature"}
+    known = [point | {"id": f"boiler-house-{i // 5}.flow_temperature_{i}"} for i in range(count)]
+    console = Console(width=width, height=height)
+    with console.capture() as capture:
+        console.print(watch.frame(known, lost, width, height))
+    return [line.rstrip() for line in capture.get().splitlines()]
+
+
+@pytest.mark.parametrize("lost", [0, 7])
+def test_points_that_the_window_has_no_room_for_are_counted(lost: int) -> None:
+    lines = drawn(60, 100, 24, lost)
+    assert len(lines) == 23  # and the cursor's
+    shown = [line for line in lines if line.startswith("boiler-house-")]
+    assert f"… {60 - len(shown)} more points; give a pattern (fluxedge watch 'boiler-house-0.*')" in lines
+    assert any(line.startswith("7 rounds not shown") for line in lines) == bool(lost)
+
+
+def test_a_window_that_is_high_enough_shows_all_and_no_word_more() -> None:
+    assert len(drawn(22, 100, 24)) == 23
+    assert not any("more points" in line for line in drawn(22, 100, 24))
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_point_is_one_line_with_its_whole_id_however_narrow_the_window(width: int) -> None:
+    lines = drawn(3, width, 24)
+    assert [line.split()[0] for line in lines[1:]] == [f"boiler-house-0.flow_temperature_{i}" for i in range(3)]
+    assert all("61.5 Cel" in line and "GOOD" in line for line in lines[1:])

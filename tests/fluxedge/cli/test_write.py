@@ -62,8 +62,9 @@ async def test_a_misspelt_point_gets_a_suggestion(say) -> None:
     assert "Did you mean boiler-1.setpoint?" in done.stderr
 
 
-async def test_a_time_out_without_unit_is_wrong_usage(say) -> None:
-    assert (await say("write", "boiler-1.pump", "on", "--timeout", "5")).exit_code == 2
+async def test_a_time_out_may_be_plain_seconds_and_must_be_a_duration(say) -> None:
+    assert (await say("write", "boiler-1.pump", "on", "--timeout", "5")).exit_code == 0
+    assert (await say("write", "boiler-1.pump", "on", "--timeout", "soon")).exit_code == 2
 
 
 def test_every_state_has_an_exit_code_and_only_done_has_zero() -> None:

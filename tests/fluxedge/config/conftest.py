@@ -27,7 +27,7 @@ name = "This machine"
 protocol = "host"
 source = "none"
 [points]
-cpu = { metric = "cpu" }
+cpu = { metric = "cpu_percent" }
 """
 WAVES = """
 name = "Waves"

@@ -9,7 +9,7 @@ from msgspec import field
 
 from fluxedge.config.decode import decode, decode_rest, id_mistake, is_id
 from fluxedge.config.quantities import Seconds
-from fluxedge.config.structs import Table
+from fluxedge.config.structs import DeviceCfg, PointOverrideCfg, Table
 
 
 class Inner(Table, frozen=True, kw_only=True):
@@ -88,10 +88,17 @@ def test_every_mistake_is_told() -> None:
 
 def test_the_rest_is_what_is_right() -> None:
     table = {"name": "n", "count": "x", "url": "u"}
-    assert decode_rest(Sample, table, [("count",)]) == Sample(name="n", url="u")
-    assert decode_rest(Sample, {"url": "u"}, []) is None
-    assert decode_rest(Sample, {"url": "u"}, [], instead={"name": "?"}) == Sample(name="?", url="u")
-    assert decode_rest(Sample, 5, []) is None
+    assert decode_rest(Sample, table) == Sample(name="n", url="u")
+    assert decode_rest(Sample, {"url": "u"}) is None
+    assert decode_rest(Sample, {"url": "u"}, instead={"name": "?"}) == Sample(name="?", url="u")
+    assert decode_rest(Sample, {"name": 5, "url": "u"}, instead={"name": "?"}) == Sample(name="?", url="u")
+    assert decode_rest(Sample, 5) is None
+
+
+def test_the_rest_loses_no_more_than_the_wrong_keys() -> None:
+    table = {"driver": "x", "unit": 1, "units": "2-3", "points": {"a": {"low": "x", "high": 3}, "b": 7}, "every": "1s"}
+    points = {"a": PointOverrideCfg(high=3.0)}
+    assert decode_rest(DeviceCfg, table) == DeviceCfg(driver="x", points=points, every_s=Seconds(1.0))
 
 
 @pytest.mark.parametrize("text", ["a", "m-1_x", "0", "x" * 64])

@@ -6,6 +6,8 @@ import typing
 
 import pytest
 
+from fluxedge import apply
+from fluxedge.config.load import Loaded
 from fluxedge.config.mistakes import Finding
 from fluxedge.config.structs import Config, ModbusOptionsCfg
 
@@ -456,6 +458,147 @@ def test_all_mistakes_of_all_files_are_told_at_once(site: Site) -> None:
     ]
 
 
+def told(loaded: Loaded) -> list[str]:
+    return [f"{m.file}:{m.line}: {m.path}: {m.message}" for m in loaded.mistakes]
+
+
+def test_what_cannot_be_decoded_and_what_cannot_be_compiled_is_told_at_once(site: Site) -> None:
+    site.write(
+        "drivers/x.toml",
+        f"""{DRIVER}a = {{ at = "30001", type = "flaot32" }}
+b = {{ at = "hr:65535", type = "float32" }}
+c = {{ at = 30005, scale = 2 }}
+d = {{ at = "30007.99" }}
+e = {{ at = "50001" }}
+good = {{ at = "30009" }}
+""",
+    )
+    site.write("devices/a.toml", '[devices.m1]\ndriver = "x"\nchannel = "tcp://10.0.0.1"\n')
+    loaded = site.load(apply.findings)
+    assert [line.partition(": points")[0] for line in told(loaded)] == [f"drivers/x.toml:{n}" for n in range(5, 10)]
+    assert [mistake.path for mistake in loaded.mistakes] == [
+        "points.a.type", "points.b.at", "points.c.at", "points.d.at", "points.e.at",
+    ]  # fmt: skip
+    assert loaded.left_out["device:m1"] == "its driver x cannot be used"
+
+
+def test_a_point_with_a_mistake_causes_no_others(site: Site) -> None:
+    site.write(
+        "drivers/x.toml",
+        """
+        name = 5
+        protocol = "modbus"
+        [options]
+        max_registers = 0
+        order = "ABDC"
+        [groups.slow]
+        every = 60
+        [points]
+        a = { at = "50001", type = "flaot64", order = "GHEFCDAB", group = "slow" }
+        b = { tpye = "string", at = "30001", length = 4, enum = { x = "on" } }
+        c = { type = "int16", group = "slow", enum = { x = "on" } }
+        d = { at = "30007", group = "fast", min = 2, max = 1, label = 1 }
+        E = { at = "30009", scale = 0 }
+        """,
+    )
+    points = 'a.rename = "c"\nc.unit = "V"\nE.unit = "V"\n'
+    site.write("devices/a.toml", f'[devices.m1]\ndriver = "x"\nchannel = "tcp://a"\n[devices.m1.points]\n{points}')
+    assert [mistake.path for mistake in site.load(apply.findings).mistakes] == [
+        "",  # "source" is missing
+        "name",
+        "options.max_registers",
+        "options.order",
+        "groups.slow.every",
+        "points.a.at",
+        "points.a.type",
+        "points.b.enum.x",
+        "points.b.tpye",
+        "points.c",  # "at" is missing
+        "points.d.group",
+        "points.d.label",
+        "points.d.min",
+        "points.E",
+        "points.E.scale",
+    ]
+
+
+def test_a_device_is_compiled_with_what_is_right_in_it(site: Site) -> None:
+    site.write(
+        "drivers/x.toml", f'{DRIVER}u = {{ at = "30001", type = "string", length = 4 }}\nv = {{ at = "30005" }}\n'
+    )
+    site.write(
+        "devices/a.toml",
+        """
+        [devices.m1]
+        driver = "x"
+        channel = "tcp://10.0.0.1"
+        unit = 300
+        every = 5
+        options = { order = "ABDC", max_gap = -1 }
+        [devices.m1.points.u]
+        scale = 2
+        [devices.m1.points.v]
+        low = "x"
+        high = 7
+        """,
+    )
+    site.write(
+        "devices/b.toml",
+        '[devices.m2]\ndriver = "x"\nchannel = "bus"\nunit = 1\nunits = "1-3"\n[devices.m2.points.u]\nlow = 1\n',
+    )
+    assert [(m.file, m.line, m.path) for m in site.load(apply.findings).mistakes] == [
+        ("devices/a.toml", 4, "devices.m1.unit"),
+        ("devices/a.toml", 5, "devices.m1.every"),
+        ("devices/a.toml", 6, "devices.m1.options.max_gap"),
+        ("devices/a.toml", 6, "devices.m1.options.order"),
+        ("devices/a.toml", 8, "devices.m1.points.u.scale"),
+        ("devices/a.toml", 10, "devices.m1.points.v.low"),
+        ("devices/b.toml", 1, "devices.m2"),
+        ("devices/b.toml", 3, "devices.m2.channel"),
+        ("devices/b.toml", 7, "devices.m2.points.u.low"),
+    ]
+
+
+def test_a_device_and_its_driver_are_told_about_together(site: Site) -> None:
+    site.write(
+        "drivers/x.toml", f'every = 1\n{DRIVER}u = {{ at = 1 }}\nv = {{ at = "30005", type = "string", length = 4 }}\n'
+    )
+    site.write(
+        "devices/a.toml",
+        '[devices.m1]\ndriver = "x"\nunit = -1\n[devices.m1.points]\nu.unit = "V"\nv.scale = 2\nw.unit = "V"\n',
+    )
+    assert [(m.file, m.path) for m in site.load(apply.findings).mistakes] == [
+        ("devices/a.toml", "devices.m1"),  # it needs a channel
+        ("devices/a.toml", "devices.m1.unit"),
+        ("devices/a.toml", "devices.m1.points.v.scale"),
+        ("devices/a.toml", "devices.m1.points.w"),
+        ("drivers/x.toml", "every"),
+        ("drivers/x.toml", "points.u.at"),
+    ]
+
+
+def test_a_driver_that_no_device_names_yet_is_compiled_too(site: Site) -> None:
+    site.write("drivers/x.toml", f'{DRIVER}u = {{ at = "50001" }}\n')
+    site.write("drivers/y.toml", 'name = "Y"\nprotocol = "host"\nsource = "none"\n[points]\nc = { metric = "cpuu" }\n')
+    loaded = site.load(apply.findings)
+    assert [(m.file, m.path) for m in loaded.mistakes] == [
+        ("drivers/x.toml", "points.u.at"),
+        ("drivers/y.toml", "points.c.metric"),
+    ]
+    assert set(loaded.left_out) == {"driver:x", "driver:y"}
+
+
+def test_a_good_configuration_is_tried_without_a_word(site: Site) -> None:
+    site.write(
+        "devices/a.toml", f'[devices.m1]\n{DEVICE}[devices.gw]\ndriver = "host"\n[devices.w]\ndriver = "waves"\n'
+    )
+    site.write("drivers/x.toml", f'{DRIVER}u = {{ at = "40001" }}\n')
+    loaded = site.load(apply.findings)
+    assert loaded.mistakes == ()
+    assert sorted(loaded.config.devices) == ["gw", "m1", "w"]
+    assert sorted(loaded.config.channels) == ["tcp-10-0-0-1-502"]
+
+
 def test_a_mistake_costs_its_own_item_only(site: Site) -> None:
     site.write("devices/a.toml", f"[devices.m1]\n{DEVICE}unit = 300\n[devices.m2]\n{DEVICE}unit = 2\n")
     loaded = site.load()
@@ -623,7 +766,7 @@ def test_what_a_protocol_finds_gets_its_place(site: Site) -> None:
         "drivers/own.toml:5: points.u.at: no such area",
     ]
     assert list(loaded.config.devices) == ["ok"]
-    assert seen == [["bank-1", "bank-2", "ok"], ["ok"]]
+    assert seen == [["bank-1", "bank-2", "ok", "own@driver"], ["ok"]]
 
 
 def test_a_directory_that_does_not_exist_is_fatal(site: Site) -> None:

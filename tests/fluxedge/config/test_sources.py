@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import typing
 from pathlib import Path
 
 import pytest
 
+from fluxedge.config import last_good
 from fluxedge.config.sources import Layout, SourceFile, shipped_driver_dirs
 
 if typing.TYPE_CHECKING:
@@ -68,3 +70,24 @@ def test_a_driver_cannot_be_named_by_a_path(site: Site) -> None:
     site.write("outside.toml", 'name = "x"\nprotocol = "host"\nsource = "none"\npoints.a.metric = "cpu"\n')
     site.write("devices/a.toml", f'[devices.m1]\ndriver = "../{site.folder.name}/outside"\n')
     assert [mistake.path for mistake in site.load().mistakes] == ["devices.m1.driver"]
+
+
+def test_a_name_that_is_not_utf8_is_a_mistake_and_what_is_remembered_can_be_written(site: Site) -> None:
+    for folder in ("devices", "drivers", "credentials"):
+        (site.folder / folder).mkdir(exist_ok=True)
+        path = os.fsencode(site.folder / folder) + b"/\xff\xfe.toml"
+        with open(path, "wb") as file:
+            file.write(b'[devices.a]\ndriver = "waves"\n')
+    loaded = site.load()
+    found = {mistake.file: (mistake.message, mistake.hint) for mistake in loaded.mistakes}
+    words = ("the file's name is not UTF-8, so that nothing can name it", "Rename it.")
+    assert found == {f"{folder}/\\xff\\xfe.toml": words for folder in ("devices", "drivers", "credentials")}
+    assert "device:a" not in loaded.items
+    last_good.remember(site.layout, loaded)
+
+
+def test_a_file_with_thousands_of_mistakes_is_told_in_a_hundred(site: Site) -> None:
+    site.write("devices/a.toml", "".join(f"[devices.m{i}]\nx = 1\n" for i in range(300)))
+    told = [mistake for mistake in site.load().mistakes if mistake.file == "devices/a.toml"]
+    assert len(told) == 101
+    assert re.fullmatch(r"and \d+ more mistakes", told[-1].message)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 import tomllib
 import typing
 
@@ -187,3 +188,36 @@ def test_mistakes_in_the_syntax_have_the_line_of_their_cause(text: str, line: in
     with pytest.raises(TomlMistake) as caught:
         parse(text)
     assert (caught.value.line, caught.value.message[: len(message)]) == (line, message)
+
+
+HOSTILE = {
+    "a key of 200,000 parts": ("x = 1\n" + ".".join(["a"] * 200_000) + " = 1", 2, "a key has more than 32 parts"),
+    "a header of 50,000 parts": ("[" + " . ".join(['"a.b"'] * 50_000) + "]", 1, "a key has more than 32 parts"),
+    "brackets in brackets": ("\n\nx = " + "[" * 100_000, 3, "arrays or tables are nested too deeply"),
+    "long keys in each other": ("x = " + ("{" + "a." * 29 + "b = ") * 9, 1, "arrays or tables are nested too deeply"),
+    "a text without end": ('x = """' + '\\"' * 500_000, 1, "has no closing quote"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_text_is_refused_at_once(name: str) -> None:
+    text, line, words = HOSTILE[name]
+    began_s = time.process_time()
+    with pytest.raises(TomlMistake) as caught:
+        parse(text)
+    assert time.process_time() - began_s < 2.0
+    assert (caught.value.line, words in caught.value.message) == (line, True)
+
+
+def test_the_limits_count_keys_only() -> None:
+    text = (
+        "a.b.c = 1.5\nl = ["
+        + "1.5, " * 200
+        + "]\nt = '"
+        + "." * 99
+        + "'  # "
+        + "[." * 99
+        + '\nz = { "a.b" = { c = [[1]] } }\n'
+    )
+    assert parse(text)["z"] == {"a.b": {"c": [[1]]}}
+    assert parse(".".join(["a"] * 32) + " = 1")

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluxedge.config.urls import ChannelUrl, Rs485, parse_channel_url
+from fluxedge.config.uplinks import parse_broker_url
+from fluxedge.config.urls import ChannelUrl, Rs485, host_mistake, parse_channel_url
 
 URLS = {
     "tcp://10.0.0.1": ChannelUrl("tcp", "10.0.0.1", 502),
@@ -90,3 +91,30 @@ def test_any_text_is_a_url_or_refused(text: str) -> None:
     except ValueError:
         return
     assert parse_channel_url(str(url)) == url
+
+
+HOSTS_THAT_ARE_NONE = {
+    "192.168.1..10": "a part between its dots is empty",
+    "plc..local": "a part between its dots is empty",
+    f"{'a' * 64}.lan": "is longer than 63 characters",
+    ".".join(["a" * 60] * 5): "is longer than 253 characters",
+    "1.2.3": "is not an IPv4 address",
+    "192.168.1.256": "is not an IPv4 address",
+    "192.168.001.010": "is not an IPv4 address",
+    "a.-b": "has a character that names have not",
+}
+
+
+@pytest.mark.parametrize("host", HOSTS_THAT_ARE_NONE)
+def test_a_host_that_cannot_be_looked_up_is_refused_for_channels_and_brokers(host: str) -> None:
+    for url, parse in ((f"tcp://{host}:502", parse_channel_url), (f"mqtt://{host}", parse_broker_url)):
+        with pytest.raises(ValueError) as caught:
+            parse(url)
+        assert HOSTS_THAT_ARE_NONE[host] in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "host", ["plc.local.", "a" * 63, "3com.example", "gw_1", "10.0.0.1", "fe80::1%eth0", "xn--mnchen-3ya.de"]
+)
+def test_a_host_that_can_be_looked_up_is_taken(host: str) -> None:
+    assert host_mistake(host) == ""

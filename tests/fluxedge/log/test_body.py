@@ -210,3 +210,13 @@ def test_a_bad_float_keeps_its_bits_and_has_no_value() -> None:
     assert record.body.raws == (math.inf,)
     assert record.body.values == (None,)
     assert record.body.quality == bytes([Quality.BAD])
+
+
+def test_an_event_with_a_name_that_is_not_utf8_is_stored_with_it_escaped() -> None:
+    name = "devices/\udcff\udcfe.toml"
+    event = Event("config", f"file:{name}", 1, 2, {"files": [name], "raw": b"\xff", "n": {name: 1}})
+    part = pack_event(event)
+    row = Row(1, Lane.EVENTS, 1, 1, 1, *close_body([part]))
+    (record,) = records(row, {})
+    shown = "devices/\\udcff\\udcfe.toml"
+    assert record.body == Event("config", f"file:{shown}", 1, 2, {"files": [shown], "raw": b"\xff", "n": {shown: 1}})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sqlite3
 from collections.abc import Iterator
 
@@ -66,7 +67,10 @@ def test_open_and_closed_segments_are_loaded_alike(connection: sqlite3.Connectio
     segments.close(connection, one)
     empty = Segment(Lane.EVENTS, 1, 5, 9, 123, 8)
     segments.create(connection, empty)
-    assert segments.load(connection) == [one, two, empty]
+    unsummed = dataclasses.replace(two, body_bytes=0, from_ns=START_NS, unsummed=two.last)  # the sums come later
+    assert segments.load(connection) == [one, unsummed, empty]
+    assert segments.some_sums(connection, unsummed, 0) == (51, two.body_bytes, two.from_ns, two.to_ns)
+    assert segments.some_sums(connection, unsummed, 51) is None
     assert (one.first, one.last, one.body_bytes, one.from_ns, one.to_ns) == (1, 40, 40, START_NS, START_NS + 10)
     connection.execute(f"DELETE FROM {one.table}")
     assert segments.load(connection)[0] == one, "a closed segment's rows are not looked into"

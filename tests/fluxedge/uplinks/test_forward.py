@@ -804,3 +804,22 @@ async def test_stopping_in_the_middle_loses_nothing(bench: Bench) -> None:
     bench.start(peer)
     await bench.delivered()
     assert sorted(set(heard + peer.seqs())) == list(range(1, 451))
+
+
+@pytest.mark.parametrize("code", ["uplink-silent", "uplink-throttled"])
+async def test_silence_stands_until_something_is_acknowledged(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    monkeypatch.setattr(forward, "PROVEN_S", 0.01)
+    await bench.commit(*"abc")
+    peer = Peer(ignore)
+    bench.start(peer)
+    await until(lambda: peer.sent)
+    peer.sessions[-1].die(LinkProblem(code, "a message is unacknowledged for 20 s"))
+    await until(lambda: len(peer.sessions) >= 2 and peer.sessions[-1].sent)
+    await asyncio.sleep(0.1)  # the session lasts
+    assert code in {standing.code for standing in bench.problems}
+    peer.answer = accept
+    peer.sessions[-1].acknowledge(99)
+    await bench.delivered()
+    assert code not in {standing.code for standing in bench.problems}

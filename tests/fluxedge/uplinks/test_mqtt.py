@@ -295,6 +295,11 @@ async def test_a_retained_command_is_marked_or_does_not_come(broker: Mosquitto, 
         assert [(c.payload, c.retained) for c in told.commands] == (
             [(b"new", False)] if version == "5" else [(b"old", True), (b"new", False)]
         )
+        told.commands.clear()
+        await asyncio.to_thread(listener.publish, REQUEST, b"while connected", retain=True)
+        await until(lambda: told.commands)
+        # A 3.1.1 broker must take the flag away when it forwards to a subscription that exists (MQTT 3.1.1, 3.3.1.3).
+        assert [(c.payload, c.retained) for c in told.commands] == [(b"while connected", version == "5")]
         await uplink.close()
     finally:
         await asyncio.to_thread(listener.close)

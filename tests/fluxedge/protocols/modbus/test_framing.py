@@ -1,4 +1,5 @@
 import logging
+import time
 import typing
 from collections.abc import Callable
 
@@ -263,3 +264,32 @@ def test_pymodbus_prints_nothing(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG), pytest.raises(DeviceProblem):
         TcpMatch(READ, 1)(b"\0\1\0\1\0\6\x11\3\6\0\0")
     assert not caplog.records
+
+
+FLOODS = {
+    "frames of other transactions": (TcpMatch(READ, 7), bytes.fromhex("0001 0000 0003 11 03 00")),
+    "the smallest frames": (TcpMatch(READ, 7), bytes.fromhex("0001 0000 0002 11 03")),
+    "false heads": (RtuMatch(READ), bytes.fromhex("11 03 06")),
+    "false heads of the longest answer": (
+        RtuMatch(read_question(1, Request(Area.HOLDING_REGISTERS, 0, 125, ()))), bytes.fromhex("01 03 FA"),
+    ),
+    "false exceptions": (RtuMatch(READ), bytes.fromhex("11 83")),
+    "units alone": (RtuMatch(READ), b"\x11"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_a_babbling_peer_costs_milliseconds(name: str) -> None:
+    match, piece = FLOODS[name]
+    flood = piece * (262_144 // len(piece))
+    began_s = time.process_time()
+    with pytest.raises(DeviceProblem, match="the peer babbles") as caught:
+        match(flood)
+    assert time.process_time() - began_s < 0.05
+    assert (caught.value.code, caught.value.alive) == ("bad-reply", False)
+
+
+def test_a_few_late_frames_before_the_answer_are_no_babble() -> None:
+    late = bytes.fromhex("0001 0000 0009 11 03 06 022B 0000 0064")
+    answer = b"\0\7" + late[2:]
+    assert TcpMatch(READ, 7)(late * 30 + answer) == (len(late) * 31, DATA)

@@ -1,0 +1,87 @@
+"""What an answer means: state, counters, standing problems, events."""
+
+from __future__ import annotations
+
+import typing
+
+from fluxedge.model import Flag, Quality
+from fluxedge.problems import DeviceProblem, ProblemBook
+from fluxedge.schedule import DeviceState
+from fluxedge.verdicts import Verdicts
+from tests.fluxedge.log.fake_clock import FakeClock
+from tests.fluxedge.poller_rig import FakeProtocol
+
+REFUSAL = DeviceProblem("illegal-address", "no such register", alive=True)
+SILENCE = DeviceProblem("no-reply", "no answer")
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.problems = ProblemBook(self.clock.wall_ns)
+        self.events: list[tuple[str, str, dict[str, typing.Any]]] = []
+        self.verdicts = Verdicts(lambda *event: self.events.append(event), self.problems, self.clock)
+        self.device = DeviceState("m1", FakeProtocol("m1", fast=1.0, slow=60.0))
+        self.fast, self.slow = self.device.protocol.groups
+
+    def codes(self) -> list[str]:
+        return [standing.code for standing in self.problems.of("device:m1")]
+
+
+def test_the_first_answer_makes_a_device_ok_without_an_event() -> None:
+    bench = Bench()
+    bench.verdicts.read(bench.device, bench.fast, None)
+    assert (bench.device.state, bench.device.last_answer_ns) == ("ok", bench.clock.wall_ns())
+    assert bench.events == []
+
+
+def test_a_problem_stands_as_long_as_one_group_has_it() -> None:
+    bench = Bench()
+    bench.verdicts.refused(bench.device, bench.fast, REFUSAL)
+    bench.verdicts.read(bench.device, bench.slow, REFUSAL)
+    bench.verdicts.read(bench.device, bench.fast, None)
+    assert bench.codes() == ["illegal-address"]
+    bench.verdicts.read(bench.device, bench.slow, None)
+    assert bench.codes() == []
+    assert bench.device.exceptions == 1
+
+
+def test_a_silence_replaces_what_stood_and_an_answer_ends_it() -> None:
+    bench = Bench()
+    bench.verdicts.refused(bench.device, bench.fast, REFUSAL)
+    bench.verdicts.silent(bench.device, SILENCE)
+    assert bench.codes() == ["no-reply"]
+    assert bench.verdicts.offline(bench.device, "no-reply")
+    assert not bench.verdicts.offline(bench.device, "no-reply")
+    bench.verdicts.answered(bench.device)
+    assert bench.codes() == []
+    assert [(kind, item, data["state"]) for kind, item, data in bench.events] == [
+        ("device-state", "device:m1", "offline"),
+        ("device-state", "device:m1", "ok"),
+    ]
+    assert (bench.device.silent, bench.device.silent_rounds) == (1, 0)
+
+
+def test_a_defect_proves_nothing_about_the_device() -> None:
+    bench = Bench()
+    bench.verdicts.refused(bench.device, bench.fast, DeviceProblem("bug", "KeyError", alive=True))
+    assert (bench.device.state, bench.device.exceptions) == ("waiting", 0)
+    assert bench.codes() == ["bug"]
+
+
+def test_rounds_say_whether_their_clock_is_trusted() -> None:
+    bench = Bench()
+    read = bench.fast.round((1, 2), 5, 6)
+    assert bench.verdicts.stamped(read) is read
+    bench.clock.is_trusted = False
+    assert bench.verdicts.stamped(read).flags == Flag.CLOCK_UNSYNCED
+    empty = bench.verdicts.empty_round(bench.fast, Quality.OFFLINE)
+    assert (empty.flags, empty.quality, empty.at_ns) == (Flag.CLOCK_UNSYNCED, b"\3\3", bench.clock.wall_ns())
+
+
+def test_nothing_stands_about_a_device_that_is_forgotten() -> None:
+    bench = Bench()
+    bench.verdicts.silent(bench.device, SILENCE)
+    bench.problems.report("device:m1/slow", REFUSAL)
+    bench.verdicts.forget(bench.device)
+    assert len(bench.problems) == 0
