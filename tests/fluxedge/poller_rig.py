@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from fluxedge.columns import Value
 from fluxedge.model import Group, Point, Quality, Round
 from fluxedge.poller import Poller
-from fluxedge.problems import DeviceProblem, LinkProblem, ProblemBook
+from fluxedge.problems import DeviceProblem, ProblemBook
 from fluxedge.schedule import DeviceState
 from fluxedge.spi import ByteLink, Written
 from tests.fluxedge.virtual import VirtualClock
@@ -45,7 +45,7 @@ class FakeChannel:
     framing = "rtu"
 
     def __init__(self) -> None:
-        self.problem: LinkProblem | None = None  # what opening raises
+        self.problem: Exception | None = None  # what opening raises
         self.opening_s = 0.0
         self.opens: list[float] = []
         self.link: object | None = None

@@ -363,7 +363,7 @@ async def test_a_key_that_memory_forgot_is_found_in_the_log(desk: Desk, monkeypa
 async def test_what_another_version_stored_does_not_stop_the_start(desk: Desk) -> None:
     rows = [("k1", b'{"device":"pump","colour":"red"}', None), ("k2", b"{", b"{"), ("k3", b'{"device":"a"}', None)]
     with contextlib.closing(sqlite3.connect(desk.wire.database)) as connection, connection:
-        connection.executemany("INSERT INTO intents (key, at_ms, request, result) VALUES (?, 4000000000000, ?, ?)", rows)
+        connection.executemany("INSERT INTO intents (key, at_ms, request, result) VALUES (?, 4e12, ?, ?)", rows)
     await desk.commander.recover()
     assert desk.commander.counts["unknown"] == 2
     for key, _, _ in rows:

@@ -61,6 +61,20 @@ async def test_the_pause_before_reopening_grows_to_a_bound_with_jitter() -> None
 
 
 @virtual
+async def test_a_defect_while_opening_costs_the_channel_a_problem_and_is_tried_again() -> None:
+    channel = FakeChannel()
+    channel.problem = UnicodeError("label too long")
+    async with rig(channel, m1=FakeProtocol("m1")) as r:
+        await asyncio.sleep(10)
+        assert r.codes("channel:line") == ["bug"]
+        assert r.states("device:m1") == ["offline"]
+        channel.problem = None
+        await asyncio.sleep(REOPEN_MOST_S + 1)
+        assert r.codes("channel:line") == []
+        assert r.states("device:m1") == ["offline", "ok"]
+
+
+@virtual
 async def test_the_reason_that_stands_is_the_latest_one() -> None:
     channel = FakeChannel()
     channel.problem = LinkProblem("link-refused", "nothing listens")
