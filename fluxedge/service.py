@@ -76,6 +76,7 @@ class Service:
         self._clock = clock
         self._reloading = asyncio.Lock()
         self._stop = asyncio.Event()
+        self._seen: watch.Stamp = frozenset()  # of the files that were read at the start
         self._complained: set[tuple[str, str]] = set()  # (item, code) of configuration problems that stand
 
     async def run(self, started: Callable[[Service], typing.Any] | None = None) -> int:
@@ -86,6 +87,7 @@ class Service:
             LinkProblem: the state directory, the log or the API's socket cannot be used.
         """
         make_state_dir(self.state_dir)
+        self._seen = watch.stamp(self.layout)
         loaded = load_all(self.layout)
         self._tell(loaded)
         if loaded.fatal:
@@ -259,7 +261,7 @@ class Service:
         blind = False
         while not self._stop.is_set():
             try:
-                async with contextlib.aclosing(watch.changes(self.layout, self._stop)) as changes:
+                async with contextlib.aclosing(watch.changes(self.layout, self._stop, self._seen)) as changes:
                     async for paths in changes:
                         if blind or paths:  # what changed while nobody watched is not known
                             problems.clear("config", "config-unwatched")

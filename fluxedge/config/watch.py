@@ -15,6 +15,8 @@ from watchfiles import Change, awatch
 from fluxedge.config.sources import FOLDERS, MAIN_FILE, Layout
 from fluxedge.problems import ConfigProblem
 
+STANDS_S = 1.0  # of nothing, after which the watch is said to stand
+Stamp = frozenset[tuple[Path, tuple[int, ...]]]
 LOOK_S = 5.0  # how often is looked for what inotify does not tell
 Places = frozenset[tuple[Path, tuple[int, ...]]]  # a path and what tells it from another one of the name
 QUIET_MS = 250  # of nothing happening, before a change is told: editors and scp write in several steps
@@ -39,10 +41,30 @@ class _Stop:
         self._cancelled = True
 
 
-async def changes(layout: Layout, stop: asyncio.Event) -> AsyncGenerator[frozenset[Path], None]:
+def stamp(layout: Layout) -> Stamp:
+    """Return what tells the configuration files from themselves after a change; take it before they are read."""
+    found = set()
+    for root in layout.layers:
+        for directory in (root, *(root / folder for folder in FOLDERS)):
+            try:
+                with os.scandir(directory) as entries:
+                    for entry in entries:
+                        if entry.is_file() and is_configuration(Path(entry.path), root):
+                            status = entry.stat()
+                            found.add((Path(entry.path), (status.st_mtime_ns, status.st_size, status.st_ino)))
+            except OSError:  # what cannot be read now is told when it can
+                continue
+    return frozenset(found)
+
+
+async def changes(
+    layout: Layout, stop: asyncio.Event, seen: Stamp | None = None
+) -> AsyncGenerator[frozenset[Path], None]:
     """Iterate over sets of files that changed, until `stop` is set. Makes STATE/site, to notice its first file.
 
-    An empty set is told once, when nothing has changed for some seconds: the watch stands. A directory that was
+    `seen` is the stamp of what was read: what changed until the watch stood is told as well.
+
+    An empty set is told once, when nothing has changed for a second: the watch stands. A directory that was
     replaced, appeared or vanished is told itself, within some seconds: a watch of its old self would hear no more.
 
     Raises:
@@ -55,7 +77,11 @@ async def changes(layout: Layout, stop: asyncio.Event) -> AsyncGenerator[frozens
         while not stop.is_set():
             async with contextlib.aclosing(_sets(places, layout, stop)) as found:
                 async for paths in found:
-                    yield paths
+                    missed = paths
+                    if not paths and seen is not None:
+                        now_seen = await asyncio.to_thread(stamp, layout)
+                        missed = frozenset(path for path, _ in now_seen ^ seen) if seen != now_seen else paths
+                    yield missed
             now = await asyncio.to_thread(_places, layout)
             if now != places and not stop.is_set():
                 yield frozenset(path for path, _ in now ^ places)
@@ -76,21 +102,25 @@ async def _sets(places: Places, layout: Layout, stop: asyncio.Event) -> AsyncGen
     def matters(_change: Change, path: str) -> bool:
         return any(is_configuration(Path(path), root) for root in roots)
 
-    quiet = False
+    quiet, looks = False, 0
     async for found in awatch(
         *roots,
         watch_filter=matters,
         debounce=_LONGEST_MS,
         step=QUIET_MS,
         stop_event=_Stop(stop),
-        rust_timeout=round(LOOK_S * 1000),
+        rust_timeout=round(STANDS_S * 1000),
         yield_on_timeout=True,
     ):
         if found or not quiet:
             quiet = True
             yield frozenset(Path(path) for _, path in found)
+        looks += not found
+        if found or looks * STANDS_S < LOOK_S:
+            continue
+        looks = 0
         with contextlib.suppress(OSError):  # no descriptor is free just now: looked at again
-            if not found and await asyncio.to_thread(_places, layout) != places:
+            if await asyncio.to_thread(_places, layout) != places:
                 return
 
 

@@ -159,6 +159,7 @@ async def told(site: Site, *acts: typing.Callable[[], object]) -> list[set[str]]
 @pytest.fixture
 def _looking_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watching, "LOOK_S", 0.3)
+    monkeypatch.setattr(watching, "STANDS_S", 0.3)
 
 
 @pytest.mark.usefixtures("_looking_often")
@@ -207,3 +208,15 @@ async def test_a_link_that_points_to_another_configuration_is_told(site: Site, t
 
     (names,) = await told(site, swap)
     assert site.folder.name in names
+
+
+async def test_what_changed_between_reading_and_watching_is_told(site: Site) -> None:
+    site.write("devices/a.toml", "x")
+    seen = watching.stamp(site.layout)
+    site.write("devices/b.toml", "x")
+    stop = asyncio.Event()
+    async with asyncio.timeout(20):
+        async for paths in changes(site.layout, stop, seen):
+            stop.set()
+            names = {path.name for path in paths}
+    assert names == {"b.toml"}
