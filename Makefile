@@ -1,12 +1,12 @@
 # fluxedge: `make` lists the verbs. Everything is installed into .venv; nothing else on the machine is touched, except
-# Debian packages that are missing (python3-venv, and mosquitto and openssl for the tests), with root or sudo.
+# Debian packages that are missing (python3-venv, and for the tests those that tools/setup lists), with root or sudo.
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 DURATION ?=
 
-.PHONY: help demo test quick lint format bench clean
+.PHONY: help demo test quick lint format bench soak clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ format: .venv/.test ## format the sources
 
 bench: .venv/.test ## measure against the floor and the budgets, a few minutes
 	@$(PYTHON) -m bench $(BENCH)
+
+soak: .venv/.test ## inject faults at length, write build/soak/report.md; SEED=N repeats, ONLY=EXPR chooses
+	@tools/soak
 
 clean: ## remove what was built and installed here
 	rm -rf .venv build bench/out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

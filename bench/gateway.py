@@ -14,7 +14,7 @@ from fluxedge import journal
 from fluxedge.cli.run import settle
 from fluxedge.config.load import Layout
 from fluxedge.service import Service
-from fluxedge.uplinks.forward import ForwardCounters
+from fluxedge.uplinks.counters import ForwardCounters
 
 
 class ProbedCounters(ForwardCounters):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import re
@@ -18,18 +19,25 @@ from fluxedge import journal
 from fluxedge.apply import Plan, build, by_channel, channel_of, made_of, plan
 from fluxedge.channels import open_channel
 from fluxedge.clock import Clock, SystemClock
+from fluxedge.clock_watch import ClockWatch
 from fluxedge.commands import Commander, Request, decode
+from fluxedge.compaction import Compaction
 from fluxedge.config.last_good import replace_file
 from fluxedge.config.structs import ID_PATTERN, Config, UplinkCfg
 from fluxedge.latest import Latest
-from fluxedge.log import Log
+from fluxedge.log import Log, LogFault
+from fluxedge.log.database import remember_id, remembered_id
+from fluxedge.log.flash import FlashLedger
+from fluxedge.log.salvage import Salvage
 from fluxedge.model import Group, Lane
 from fluxedge.permissions import Principal
 from fluxedge.pipeline import Pipeline
 from fluxedge.poller import Poller
 from fluxedge.problems import LinkProblem, Problem, ProblemBook, Standing
+from fluxedge.protocols.host import HostProtocol
 from fluxedge.spi import Channel, Protocol, UplinkCommand
 from fluxedge.tasks import TaskOwner
+from fluxedge.uplinks.delivery import Terms
 from fluxedge.uplinks.forward import Forwarder
 from fluxedge.uplinks.mqtt import MqttUplink
 from fluxedge.uplinks.tls import tls_context
@@ -37,7 +45,6 @@ from fluxedge.uplinks.tls import tls_context
 _log = logging.getLogger("fluxedge")
 ID_LONGEST = 64  # structs.Id
 ANSWERING = 1000  # commands of uplinks that may wait for their answers; more are refused
-CLOCK_S = 10.0  # how often the clock's state is looked at
 SWITCH_INTERVAL_S = (
     0.001  # the reader thread may hold the interpreter this long: the loop's lag, not throughput, counts
 )
@@ -64,7 +71,8 @@ def _no_state(path: Path, why: str | None) -> LinkProblem:
 def gateway_id(state_dir: Path, wanted: str | None) -> tuple[str, str]:
     """Return the gateway's id, and why it is a new one where there has been one before; "" where it is not.
 
-    Without a wanted one it is made up at the first start and kept.
+    Without a wanted one it is made up at the first start and kept; where it is lost, the log knows under which one its
+    records were sent.
 
     Raises:
         LinkProblem: "log-write-failed": the file cannot be read or written.
@@ -83,12 +91,20 @@ def gateway_id(state_dir: Path, wanted: str | None) -> tuple[str, str]:
         pass
     except OSError as exc:
         raise _no_state(path, exc.strerror) from exc
-    name = f"gw-{secrets.token_hex(4)}"
+    known = remembered_id(state_dir / "log.db")
+    if re.fullmatch(ID_PATTERN, known) and len(known) <= ID_LONGEST:
+        name, why = known, ""
+    else:
+        name = f"gw-{secrets.token_hex(4)}"
     try:
         replace_file(path, f"{name}\n".encode())
     except OSError as exc:
         raise _no_state(path, exc.strerror) from exc
     return name, why
+
+
+def _lanes_of(cfg: UplinkCfg) -> list[Lane]:
+    return [Lane[lane.upper()] for lane in cfg.lanes]
 
 
 class Gateway:
@@ -115,6 +131,13 @@ class Gateway:
         self.log = Log(state_dir, config.log, self.clock)
         self.pipeline = Pipeline(self.log, self.latest, self.clock, self.problems, config.log.commit_s)
         self.pipeline.uplinks = lambda: list(self.forwarders)
+        self.clock_watch = ClockWatch(self.log, self.clock, self.problems, self.pipeline.submit)
+        self.flash = FlashLedger(
+            self.log, self.clock, self.problems, lambda: self.pipeline.points_total, config.log.endurance_bytes or 0
+        )
+        self.compaction = Compaction(
+            self.log, state_dir, config.log, self.clock, self.problems, self.rng, self.pipeline.submit
+        )
         self.protocols: dict[str, Protocol] = {}
         self.pollers: dict[str, Poller] = {}
         self.forwarders: dict[str, Forwarder] = {}
@@ -122,6 +145,7 @@ class Gateway:
         self._torn = False  # an `apply` ended half-way
         self.owner = TaskOwner(self._task_failed)
         self.commander = Commander(self._find, self.pipeline, self.log, self.clock, self.owner.spawn)
+        self.salvage = Salvage(self.log, self._lanes, self._groups, self._report_log, self.commander.recover)
         self.latest.wanted = self._runs
         self._answering = 0  # commands of uplinks that wait for their answer
         self.failed: asyncio.Future[BaseException] | None = None
@@ -135,6 +159,8 @@ class Gateway:
         self.problems.listeners.append(self._on_problem)
         self._pipeline_task = self.owner.spawn(self.pipeline.run(), "pipeline")
         self.pipeline.submit("start", "gateway", {"id": self.id, "epoch": self.log.epoch, "boot": self.log.boot})
+        if self.log.migrated:
+            _log.warning("%s", self.log.migrated)
         if self.log.damaged is not None:
             self.problems.report("log", self.log.damaged)
         if self.log.new_epoch_because:
@@ -143,11 +169,26 @@ class Gateway:
             text = f"{self._new_id_because}; this gateway is now {self.id}"
             hint = "Receivers take it for another one. Give the old name as [gateway] id, if you know it."
             self.problems.report("gateway", Problem("id-replaced", text, hint))
+        await self.salvage.begin()
         await self.commander.recover()
-        self.owner.spawn(self._watch_clock(), "clock")
+        with contextlib.suppress(LogFault):  # a disk that takes nothing stands as a problem already
+            await self.log.write(lambda connection: remember_id(connection, self.id))
+        self.owner.keep(self.clock_watch.run, "clock", self._side_job)
+        self.owner.keep(self.flash.run, "flash", self._side_job)
+        self.owner.keep(self.compaction.run, "compaction", self._side_job)
         first = self.booted
         self.config = Config(gateway=first.gateway, log=first.log, api=first.api)
         await self.apply(first)
+        self.owner.keep(self.salvage.run, "salvage", self._side_job)
+
+    def _lanes(self) -> dict[str, list[Lane]]:
+        return {name: _lanes_of(cfg) for name, cfg in (self.config.uplinks or self.booted.uplinks).items()}
+
+    def _groups(self) -> list[Group]:
+        return [group for protocol in self.protocols.values() for group in protocol.groups]
+
+    def _report_log(self, problem: LinkProblem) -> None:
+        self.problems.report("log", problem)
 
     @property
     def restart_needed(self) -> list[str]:
@@ -169,6 +210,9 @@ class Gateway:
         # nothing.
         start = list(steps.devices.start)
         built = await asyncio.to_thread(lambda: {name: build(name, made[name]) for name in start})
+        for protocol in built.values():
+            if isinstance(protocol, HostProtocol):
+                protocol.lend(self.flash)
         protocols = {name: p for name, p in self.protocols.items() if name not in steps.devices.stop} | built
         wanted = by_channel(config, protocols)
         opened = {
@@ -231,16 +275,6 @@ class Gateway:
         self.config = msgspec.structs.replace(self.config, devices={}, drivers={}, channels={}, uplinks={})
         self._torn = False
 
-    async def _watch_clock(self) -> None:
-        """Keep the problem that the clock is not trusted, as long as it is not."""
-        hint = "Is NTP running and reachable? `timedatectl` tells."
-        while True:
-            if self.clock.trusted():
-                self.problems.clear("clock")
-            else:
-                self.problems.report("clock", Problem("clock-unsynced", "the clock is not known to be right", hint))
-            await asyncio.sleep(CLOCK_S)
-
     async def _stop_poller(self, name: str) -> None:
         await self.owner.stop(self._tasks.pop(f"channel:{name}"))
         poller = self.pollers.pop(name)
@@ -249,8 +283,7 @@ class Gateway:
         self.problems.clear(f"channel:{name}")
 
     def _start_uplink(self, name: str, cfg: UplinkCfg) -> None:
-        lanes = [Lane[lane.upper()] for lane in cfg.lanes]
-        self.log.begin_uplink(name, lanes, cfg.start)
+        self.log.begin_uplink(name, _lanes_of(cfg), cfg.start)
         principal = Principal("uplink", f"uplink {name}", "uplink", tuple(cfg.commands))
 
         def connect(attempt: int, old_version: bool) -> MqttUplink:
@@ -264,7 +297,7 @@ class Gateway:
             return uplink
 
         forwarder = Forwarder(
-            name, self.id, cfg.format, cfg.message_bytes, lanes, connect, self.log, self.problems, self.clock, self.rng,
+            Terms.of(name, self.id, cfg), connect, self.log, self.problems, self.clock, self.rng,
             brokers=len(cfg.urls), tell=self.pipeline.submit,
         )  # fmt: skip
         self.forwarders[name] = forwarder
@@ -321,6 +354,15 @@ class Gateway:
             _log.log(level, "%s: %s%s: %s%s", item, verb, standing.code, standing.message, hint, extra=extra)
         self.pipeline.submit("problem", item, {"change": change, "code": standing.code, "message": standing.message})
 
+    def _side_job(self, name: str, error: Exception | None) -> None:
+        """Take that a side job broke, or works again."""
+        if error is None:
+            self.problems.clear(name, "bug")
+            return
+        if not self.problems.stands(name, "bug"):
+            _log.error("%s", name, exc_info=error)
+        self.problems.report(name, Problem("bug", f"{name}: {error!r}", "It is tried again every minute."))
+
     def _task_failed(self, name: str, error: BaseException) -> None:
         _log.critical("task %s failed", name, exc_info=error)
         if self.failed is not None and not self.failed.done():
@@ -337,4 +379,6 @@ class Gateway:
             self.pipeline.stop()
             await asyncio.wait([self._pipeline_task], timeout=10)
         await self.owner.close()
+        self.flash.sample()
+        await self.flash.save()
         await self.log.close()

@@ -1,7 +1,8 @@
 """Clocks: UTC for stamps, CLOCK_BOOTTIME for scheduling, and whether UTC can be trusted yet.
 
 Scheduling never looks at UTC: an NTP step must not move a poll. Stamps carry both, with a boot number, so that records
-taken before the clock was set can be placed later (design, "Time").
+taken before the clock was set can be placed later (docs/time.md). Ages are counted in a time of their own, `AgeClock`:
+what is dropped is gone, and a clock that leaps for a minute must not take thirty days of log with it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ BUILD_DATE_NS = 1_764_000_000 * 10**9  # 2025-11-24; a clock before this was nev
 _STA_UNSYNC = 0x0040  # <sys/timex.h>: the kernel's clock is not disciplined
 _TIMEX_BYTES = 208  # sizeof(struct timex) on 64-bit Linux; only `status` is read
 _TIMEX_STATUS_OFFSET = 40  # modes(4)+pad(4), offset, freq, maxerror, esterror (8 each), then status
-_SYNC_FLAG = Path("/run/systemd/timesync/synchronized")
+_SYNC_FLAG = Path("/run/systemd/timesync/synchronized")  # systemd-timesyncd(8): made at the first synchronisation
+_RTC_APART_NS = 15 * 3600 * 10**9  # an RTC that keeps local time is up to 14 hours away
+_ASK_NS = 10 * 10**9
+_AWAY_MS = 2 * 86_400_000  # counted as age at most for the time in which nothing ran
 
 
 class Clock(typing.Protocol):
@@ -47,15 +51,27 @@ def ntp_synchronised() -> bool:
     return not status & _STA_UNSYNC
 
 
+def rtc_ns(rtc: Path) -> int | None:
+    """Return what a real-time clock says, UTC; None when it cannot tell (its oscillator had stopped, for instance)."""
+    try:
+        return int((rtc / "since_epoch").read_text()) * 10**9
+    except (OSError, ValueError):
+        return None
+
+
 class SystemClock:
-    """The machine's clocks. Trust is asked again at most once in 10 s: it costs a system call."""
+    """The machine's clocks. Until UTC can be trusted it is asked again every 10 s; trust then lasts.
+
+    It lasts because a clock that was right drifts by seconds a day, and steps are seen (clock_watch.py). The kernel
+    takes the flag of NTP back nine hours after the last answer of a server; that must not make good stamps unsynced.
+    """
 
     def __init__(self, rtc: Path = Path("/sys/class/rtc/rtc0"), machine: str | None = None) -> None:
         """`machine` is the architecture: an x86 kernel always reads a clock at boot (CMOS or the hypervisor's), whether
         or not a driver shows it as rtc0; a board such as the Raspberry Pi 4 has none.
         """
-        machine = machine or platform.machine()
-        self._keeps_time = rtc.exists() or machine in ("x86_64", "i686")
+        self._rtc = rtc
+        self._machine = machine or platform.machine()
         self._trusted = False
         self._asked_mono_ns = -(10**18)
 
@@ -66,11 +82,55 @@ class SystemClock:
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
     def trusted(self) -> bool:
-        now_ns = self.mono_ns()
-        if now_ns - self._asked_mono_ns > 10 * 10**9:
+        if not self._trusted and (now_ns := self.mono_ns()) - self._asked_mono_ns > _ASK_NS:
             self._asked_mono_ns = now_ns
-            self._trusted = ntp_synchronised() or (self._keeps_time and self.wall_ns() > BUILD_DATE_NS)
+            self._trusted = ntp_synchronised() or self._kept()
         return self._trusted
+
+    def _kept(self) -> bool:
+        """Tell whether UTC is what a clock with a battery has kept.
+
+        Not with a flat battery, nor where systemd-timesyncd or fake-hwclock carried the time of the last shutdown over:
+        then the system's clock is past the build date, but its RTC is not, or is elsewhere.
+        """
+        wall_ns = self.wall_ns()
+        if wall_ns <= BUILD_DATE_NS:
+            return False
+        if not self._rtc.exists():
+            return self._machine in ("x86_64", "i686")
+        kept_ns = rtc_ns(self._rtc)
+        return kept_ns is not None and kept_ns > BUILD_DATE_NS and abs(wall_ns - kept_ns) < _RTC_APART_NS
+
+
+class AgeClock:
+    """The time that has passed for the log: it follows UTC, but neither leaps nor goes back.
+
+    While the gateway runs it counts CLOCK_BOOTTIME. At the start it goes on from the newest stamp in the log; what lies
+    between counts for two days at most, because nobody can tell a machine that was off from a clock that is wrong. So
+    records may live longer than asked for, but never shorter.
+    """
+
+    def __init__(self, clock: Clock, newest_ms: int) -> None:
+        """`newest_ms` is the newest time in the log that this clock gave; 0 = none."""
+        self._clock = clock
+        self._newest_ms = newest_ms
+        self._ahead_ms: int | None = None  # of CLOCK_BOOTTIME
+
+    def now_ms(self) -> int | None:
+        """Return the time by which to stamp and to compare; None while UTC was never trusted."""
+        if not self._clock.trusted():
+            return None
+        mono_ms = self._clock.mono_ns() // 10**6
+        if self._ahead_ms is None:
+            wall_ms, newest_ms = self._clock.wall_ns() // 10**6, self._newest_ms
+            begin_ms = newest_ms + min(max(0, wall_ms - newest_ms), _AWAY_MS) if newest_ms else wall_ms
+            self._ahead_ms = begin_ms - mono_ms
+        return mono_ms + self._ahead_ms
+
+    def careful_ms(self) -> int | None:
+        """Return the time by which records with stamps in UTC are too old: UTC, or `now_ms` where that is before it."""
+        now_ms = self.now_ms()
+        return None if now_ms is None else min(now_ms, self._clock.wall_ns() // 10**6)
 
 
 def boot_id() -> str:

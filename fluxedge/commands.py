@@ -96,6 +96,7 @@ class Target(typing.Protocol):
 Find = Callable[[str], tuple[Target, Protocol] | None]
 _encode = msgspec.json.Encoder().encode
 _decoder = msgspec.json.Decoder(Request)
+_NOT_OURS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # bytes that are no JSON of ours
 
 
 def decode(payload: bytes) -> Request:
@@ -130,10 +131,12 @@ class Commander:
         self.counts: dict[str, int] = dict.fromkeys(typing.get_args(State), 0)
 
     async def recover(self) -> None:
-        """Give interrupted commands the result `unknown`; before anything is polled."""
+        """Give interrupted commands the result `unknown`: before anything is polled, and when a log was salvaged."""
         key = ""
         while page := await self._log.unanswered_commands(key, PAGE):
             for key, asked in page:
+                if key in self._known:  # under way; or it came from a damaged log and was asked for again
+                    continue
                 request, result = _stored(key, asked, None)
                 self._remember(request).set_result(result)
                 self._store(result, "gateway")
@@ -308,12 +311,12 @@ def _stored(key: str, asked: bytes, answer: bytes | None) -> tuple[Request, Resu
     """Return what the log holds of a command; one without a result was interrupted."""
     try:
         request = msgspec.structs.replace(_decoder.decode(asked), key=key)
-    except msgspec.MsgspecError:  # written by another version
+    except _NOT_OURS:  # written by another version, or come from a damaged log
         request = Request(device="?", point="?", value="", key=key)
     if answer is not None:
         try:
             return request, msgspec.json.decode(answer, type=Result)
-        except msgspec.MsgspecError:
+        except _NOT_OURS:
             pass
     text, hint = "the gateway stopped before the device's answer was stored", "Look at the device; it is not repeated."
     return request, _result(request, "unknown", Problem("command-unknown", text, hint))

@@ -175,7 +175,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     """Everything worth keeping that is not a round.
 
     kinds: "problem" (raised, cleared), "command-intent", "command-result", "device-state", "channel-state",
-    "uplink-state", "gap", "dropped", "config", "start", "stop", "audit"; docs/mqtt.md says what each carries
+    "uplink-state", "gap", "dropped", "clock-set", "config", "start", "stop", "audit"; docs/mqtt.md says what they carry
     """
 
     kind: str

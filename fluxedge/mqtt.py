@@ -248,8 +248,8 @@ class Session:
         now_s, keepalive_s = self._loop.time(), self._client.keepalive_s
         silent_s = now_s - self._heard_s
         unacknowledged_s = now_s - next(iter(self._acks.values())).at_s if self._acks else 0.0
-        if self._client.closing:
-            self._died(self._lost())
+        if self._client.closing:  # gmqtt's own keep-alive gave up
+            self._died(self._problem("uplink-silent", "nothing is heard any more", ""))
         elif self._transport is not None and silent_s > 1.5 * keepalive_s:
             self._died(self._problem("uplink-silent", f"nothing heard for {silent_s:.3g} s", ""))
         elif unacknowledged_s > self._settings.ack_s:
@@ -272,9 +272,7 @@ class Session:
             return terms.tls_failed(self._settings.where, error)
         if self._transport is None:
             return terms.hung_up(self._settings.where, tls=self._settings.tls is not None)
-        if isinstance(error, OSError):
-            return terms.unreachable(self._settings.where, error)
-        return self._problem("uplink-down", "the broker closed the connection", "")
+        return terms.lost(self._settings.where, error)
 
     def _died(self, reason: LinkProblem | None) -> None:
         if self._dead.is_set():

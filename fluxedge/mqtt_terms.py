@@ -45,6 +45,9 @@ _ENDED: dict[int, tuple[str, str, Advice]] = {
     0x98: ("uplink-down", "administrative action", ""),
 }
 
+# A broker that ends the connection with one of these, or without a word, may have been killed by what we sent.
+_UNEXPLAINED = (0x00, 0x80, 0x81, 0x82, 0x83, 0x99)
+
 _TLS_HINTS = {
     "WRONG_VERSION_NUMBER": "The broker does not speak TLS on this port; use mqtt://, or its TLS port.",
     "TLSV13_ALERT_CERTIFICATE_REQUIRED": "The broker wants a client certificate: set tls.certificate and tls.key.",
@@ -53,6 +56,17 @@ _TLS_HINTS = {
     "SSLV3_ALERT_BAD_CERTIFICATE": "The broker does not accept tls.certificate.",
     "SSLV3_ALERT_CERTIFICATE_EXPIRED": "tls.certificate has expired.",
     "SSLV3_ALERT_CERTIFICATE_REVOKED": "tls.certificate was revoked.",
+}
+
+
+_AUTHORITY_HINT = "Does tls.ca name the authority that signed the broker's certificate? Empty means the system's."
+_NAME_HINT = "Use a host name that the certificate carries in the URL, or give the name as tls.server_name."
+_CERTIFICATE_HINTS = {  # OpenSSL, X509_STORE_CTX_get_error(3)
+    9: "Is this machine's clock right? If it is, the broker's certificate begins to be valid later.",
+    10: "Is this machine's clock right? If it is, the broker needs a new certificate.",
+    23: "The broker needs a new certificate.",
+    62: _NAME_HINT,
+    64: _NAME_HINT,
 }
 
 
@@ -121,7 +135,8 @@ def refused(where: str, code: int) -> LinkProblem:
 
 def ended(where: str, code: int) -> LinkProblem:
     """Return what a DISCONNECT from the broker with this reason means."""
-    problem, text, advice = _ENDED.get(code, ("uplink-down", f"code 0x{code:02X}", ""))
+    other: Advice = "suspect-records" if code in _UNEXPLAINED else ""
+    problem, text, advice = _ENDED.get(code, ("uplink-down", _REFUSED.get(code, f"code 0x{code:02X}"), other))
     hint = "Give each gateway and uplink a client_id of its own." if problem == "uplink-clash" else ""
     return LinkProblem(problem, f"{where}: the broker ended the connection: {text}", hint, advice=advice)
 
@@ -129,9 +144,9 @@ def ended(where: str, code: int) -> LinkProblem:
 def tls_failed(where: str, error: ssl.SSLError) -> LinkProblem:
     """Return what a failed TLS handshake means, from our side or by the broker's alert."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        hint = "Does tls.ca name the authority that signed the broker's certificate, and the URL the host in it?"
+        hint = _CERTIFICATE_HINTS.get(error.verify_code, _AUTHORITY_HINT)
         return LinkProblem("uplink-tls", f"{where}: the broker's certificate: {error.verify_message}", hint)
-    reason = error.reason or ""
+    reason = getattr(error, "reason", None) or ""  # one that Python raised itself has none
     text = reason.lower().replace("_", " ") or str(error)
     return LinkProblem("uplink-tls", f"{where}: TLS: {text}", _TLS_HINTS.get(reason, ""))
 
@@ -147,6 +162,19 @@ def hung_up(where: str, *, tls: bool) -> LinkProblem:
         return LinkProblem("uplink-tls", f"{where}: the broker closed the connection without a word", hint)
     hint = "Does it expect TLS (mqtts://)?"
     return LinkProblem("uplink-down", f"{where}: the broker closed the connection before answering", hint)
+
+
+def lost(where: str, error: Exception | None) -> LinkProblem:
+    """Return what it means that a connection which worked is gone, with what the transport told.
+
+    Only an end that the peer made makes records suspicious; the system's own (a time-out, no route) does not.
+    """
+    if isinstance(error, ssl.SSLError):
+        return tls_failed(where, error)
+    if isinstance(error, OSError) and not isinstance(error, ConnectionError):
+        return unreachable(where, error)
+    text = "the broker closed the connection" if error is None else os.strerror(getattr(error, "errno", 0) or 104)
+    return LinkProblem("uplink-down", f"{where}: {text}", advice="suspect-records")
 
 
 def unreachable(where: str, error: OSError) -> LinkProblem:

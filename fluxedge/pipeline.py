@@ -15,16 +15,17 @@ beyond that they are dropped and counted, and an event "dropped" says how many a
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import typing
 from collections import deque
 from collections.abc import Callable
 
 from fluxedge.clock import Clock
+from fluxedge.housekeeping import Housekeeping
 from fluxedge.intake import RoundQueue, UrgentBucket
 from fluxedge.latest import Latest
-from fluxedge.log import Batch, Gap, Log, LogFault
+from fluxedge.log import Batch, Log, LogFault, intents
+from fluxedge.log.batch import ClockRow
 from fluxedge.model import Event, Flag, Lane, Round
 from fluxedge.problems import Problem, ProblemBook
 
@@ -36,9 +37,8 @@ HELD_EVENT_BYTES = 1 << 20
 TURN_POINTS = 20_000  # packed before other tasks get their turn: about a millisecond
 URGENT_WAIT_S = 0.25
 RETRY_S = 1.0  # after a failed commit
-HOUSEKEEPING_S = 60.0
+IDLE_S = 60.0  # nothing is due; whatever comes wakes the task
 CURSORS_S = 5.0  # acknowledged ranges are saved after this time even if nothing else commits
-LOG_FULL_STANDS_S = 3600.0  # after undelivered records had to go
 
 
 class _Open:
@@ -84,14 +84,15 @@ class Pipeline:
         self._stopping = False
         self._ended = False
         self._announcing: set[int] = set()  # gaps whose events are on their way
-        self._undelivered_at_s = -LOG_FULL_STANDS_S  # loop time at which undelivered records were dropped last
         self._crowded: set[str] = set()  # channels whose pollers had to wait for long
         self._unfit: set[str] = set()  # items whose rounds could not be stored as they were
         self._dropped_unsaid = 0
-        self._house = asyncio.Event()  # housekeeping has something to do before its time
         self._cursors_saved_s = 0.0  # loop time
         self._defect: BaseException | None = None  # what a commit raised besides LogFault
         self.uplinks: Callable[[], list[str]] = list  # configured uplinks, whose undelivered records make gaps
+        self._house = Housekeeping(
+            log, problems, lambda: self.uplinks(), self._announce_gaps, lambda *event: self.submit(*event)
+        )
         self.points_total = 0
         self.rounds_total = 0
         self.events_total = 0
@@ -130,8 +131,9 @@ class Pipeline:
         urgent: bool = False,
         intent: tuple[str, bytes] | None = None,
         result: tuple[str, bytes] | None = None,
+        clock: ClockRow | None = None,
     ) -> asyncio.Future[None]:
-        """Take an event, and with it the intent (key, request) or the result (key, answer) of a command.
+        """Take an event, and with it a clock row, or a command's intent (key, request) or result (key, answer).
 
         The future is done when it is durable; nobody needs to await it. It fails with LogFault as soon as a commit
         fails or cannot be tried: the event is kept and tried again (unless it was dropped), but whoever needs it on
@@ -151,9 +153,12 @@ class Pipeline:
         self._log.add_event(self._open.batch, event)
         self.events_total += 1
         if intent is not None:
-            self._open.batch.intents.append((intent[0], event.at_ns // 10**6, intent[1]))
+            at_ms = intents.stamp_ms(self._log.trusted_ms(), event.mono_ns // 10**6)
+            self._open.batch.intents.append((intent[0], at_ms, intent[1]))
         if result is not None:
             self._open.batch.results.append(result)
+        if clock is not None:
+            self._open.batch.clock.append(clock)
         if urgent:
             self._hurry(loop.time(), intent is not None)
         self._open.waiters.append(durable)
@@ -175,7 +180,7 @@ class Pipeline:
         """Take, pack and commit until `stop`; housekeeping runs beside it, because it waits for the disk."""
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._keep_house(), name="housekeeping")
+                group.create_task(self._house.run(), name="housekeeping")
                 await self._take_and_commit()
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from failures
@@ -201,7 +206,7 @@ class Pipeline:
         """Commit what is there and let `run` return; while commits fail it goes on trying until it is cancelled."""
         self._stopping = True
         self.queue.filled.set()
-        self._house.set()
+        self._house.stop()
 
     def _end(self) -> None:
         self._ended = True
@@ -291,7 +296,7 @@ class Pipeline:
     def _next_commit_s(self) -> float:
         """Return the loop time at which `_advance_commit` has something to do; the end of a commit wakes us too."""
         if self._commit is not None:
-            return asyncio.get_running_loop().time() + HOUSEKEEPING_S
+            return asyncio.get_running_loop().time() + IDLE_S
         if self._closed:
             return self._retry_at_s
         return self._close_at_s if self._open.batch else self.last_outcome_s + CURSORS_S
@@ -311,7 +316,7 @@ class Pipeline:
         if isinstance(error, LogFault):
             self.commit_failures_total += 1
             self._retry_at_s = self.last_outcome_s + RETRY_S
-            self._house.set()  # perhaps something can be dropped
+            self._house.wake()  # perhaps something can be dropped
             for held in (*self._closed, self._open):
                 held.answer(error)
             self._problems.report("log", error)
@@ -320,7 +325,7 @@ class Pipeline:
             self._defect = error
             return
         if self._log.rotated:
-            self._house.set()  # the cap holds from segment to segment
+            self._house.wake()  # the cap holds from segment to segment
         done = self._closed.popleft()
         self._held_bytes -= done.batch.packed_bytes
         done.answer(None)
@@ -335,49 +340,7 @@ class Pipeline:
         if count:
             self.submit("dropped", "log", {"lane": Lane.EVENTS.label, "n": count})
 
-    # --- housekeeping -------------------------------------------------------------------------------------------------
-
-    async def _keep_house(self) -> None:
-        while not self._stopping:
-            self._house.clear()
-            if await self._housekeep():
-                continue
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(HOUSEKEEPING_S):
-                    await self._house.wait()
-
-    async def _housekeep(self) -> bool:
-        """Let the log drop what must go; tell whether there is more."""
-        known = {gap.id for gap in self._log.unannounced}
-        try:
-            busy = await self._log.housekeep(self.uplinks())
-        except LogFault as fault:
-            self._problems.report("log", fault)
-            return False
-        self._judge_space([gap for gap in self._log.unannounced if gap.id not in known])
-        self._announce_gaps()
-        return busy
-
-    def _judge_space(self, made: list[Gap]) -> None:
-        """Raise and clear what stands about the log's space."""
-        now_s = asyncio.get_running_loop().time()
-        if made:
-            self._undelivered_at_s = now_s
-            hint = "Is the uplink down? Raise log.backlog or log.keep, or free disk space."
-            text = f"{made[-1].lane.label} {made[-1].lo}-{made[-1].hi} went before {made[-1].uplink} had them"
-            self._problems.report("log", Problem("log-full", f"{text}: {made[-1].why}", hint))
-        elif now_s - self._undelivered_at_s > LOG_FULL_STANDS_S:
-            self._problems.clear("log", "log-full")
-        if self._log.damaged is not None and not self._problems.stands("log", "log-damaged"):
-            self._problems.report("log", self._log.damaged)
-        if self._log.removed:  # never cleared: nothing but a restart helps
-            text = "log.db was removed under the gateway; what is committed now will be gone at the next start"
-            self._problems.report("log", Problem("log-replaced", text, "Restart fluxedge."))
-        if self._log.disk_low:
-            text = f"{self._log.usage.free_bytes >> 20} MiB are free"
-            self._problems.report("log", Problem("disk-low", text, "Free space, or lower log.free_space."))
-        else:
-            self._problems.clear("log", "disk-low")
+    # --- gaps ---------------------------------------------------------------------------------------------------------
 
     def _announce_gaps(self) -> None:
         """Submit an event for every gap that has none yet; it counts as announced when the event is durable."""

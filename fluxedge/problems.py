@@ -50,9 +50,13 @@ CODES: dict[str, str] = {
     # log
     "log-full": "The log has reached its cap; the oldest records were dropped as an announced gap.",
     "log-write-failed": "Records cannot be written to the disk.",
+    "log-volatile": "Records are kept in memory only, because the disk takes nothing.",
     "log-damaged": "A part of the log could not be read.",
     "log-replaced": "The log was copied, restored or rolled back (a new epoch began), or removed while in use.",
+    "history-failed": "Closed hours cannot be copied to the history files.",
+    "history-damaged": "A history file could not be read; it was set aside.",
     "disk-low": "The disk has less free space than the floor.",
+    "flash-worn": "The card or disk that holds the log is nearly worn out.",
     # uplinks
     "uplink-down": "The broker cannot be reached or the connection was lost.",
     "uplink-refused": "The broker refuses this client.",
@@ -96,7 +100,7 @@ class ConfigProblem(Problem):
     """Never: the user's file is wrong."""
 
 
-Advice = typing.Literal["", "older-version", "smaller-window", "smaller-messages", "longer-pause"]
+Advice = typing.Literal["", "older-version", "smaller-window", "smaller-messages", "longer-pause", "suspect-records"]
 
 
 class LinkProblem(Problem):

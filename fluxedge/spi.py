@@ -36,6 +36,27 @@ class Reply(typing.Generic[T]):
     suspect: bool = False  # a late reply of equal length could have been taken for it
 
 
+class FlashView(typing.Protocol):
+    """What the flash ledger can tell (log/flash.py); None = not known."""
+
+    @property
+    def gateway_bytes(self) -> int: ...  # written by the gateway since its start
+    @property
+    def device_bytes(self) -> int | None: ...  # written to the device since boot
+    @property
+    def lifetime_bytes(self) -> int | None: ...  # ... since fluxedge knows it
+    @property
+    def bytes_per_point(self) -> float | None: ...  # the gateway's
+    @property
+    def bytes_per_day(self) -> float | None: ...  # the gateway's
+    @property
+    def device_bytes_per_day(self) -> float | None: ...
+    @property
+    def used_percent(self) -> float | None: ...
+    @property
+    def life_days(self) -> float | None: ...
+
+
 class ByteLink(typing.Protocol):
     """An open channel carrying bytes. Opened, closed and timed by the poller, never by a protocol."""
 
@@ -157,7 +178,8 @@ class Message:
     content_type: str
     points: int = 0  # for metrics
     oldest_ns: int = 0  # at_ns of the oldest record, for metrics
-    historical: bool = False
+    historical: bool = False  # it was behind when its session began: not the present state of the site
+    durable: bool = True  # False: it is in memory only, because the disk takes nothing
 
 
 class UplinkCommand(typing.NamedTuple):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import typing
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 
 Failed = Callable[[str, BaseException], None]  # (task name, what escaped)
+Broken = Callable[[str, Exception | None], None]  # the same of a side job; None: it works again
+KEEP_S = 60.0  # until a side job that broke runs again
 
 
 class TaskOwner:
@@ -25,6 +27,19 @@ class TaskOwner:
         if self._closed:
             task.cancel()
         return task
+
+    def keep(
+        self,
+        run: Callable[[], Coroutine[typing.Any, typing.Any, None]],
+        name: str,
+        broken: Broken,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> asyncio.Task[typing.Any]:
+        """Start a side job that the gateway can do without for a while: what escapes from it ends one run of it.
+
+        It is told to `broken`, and the job runs again after KEEP_S; a run that lasted as long without is told as None.
+        """
+        return self.spawn(_kept(run, name, broken, sleep), name)
 
     def names(self) -> list[str]:
         """Return the names of the running tasks, sorted."""
@@ -47,3 +62,24 @@ class TaskOwner:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._failed(task.get_name(), error)
+
+
+async def _kept(
+    run: Callable[[], Coroutine[typing.Any, typing.Any, None]],
+    name: str,
+    broken: Broken,
+    sleep: Callable[[float], Awaitable[object]],
+) -> None:
+    loop = asyncio.get_running_loop()
+    proof: asyncio.TimerHandle | None = None
+    while True:
+        try:
+            await run()
+            return
+        except Exception as error:  # a full table of open files must not cost more than one run
+            broken(name, error)
+        finally:
+            if proof is not None:
+                proof.cancel()
+        await sleep(KEEP_S)
+        proof = loop.call_later(KEEP_S, broken, name, None)

@@ -17,6 +17,10 @@ from fluxedge.schedule import DeviceState
 Tell = Callable[[str, str, dict[str, typing.Any]], object]  # (event kind, item, data)
 
 _UNSYNCED = int(Flag.CLOCK_UNSYNCED)
+_SOURCE_TIME = int(Flag.SOURCE_TIME)
+_FIRST_NS = 946_684_800 * 10**9  # 2000-01-01: what a device stamps before, its clock has made up
+_LAST_NS = 4_102_444_800 * 10**9  # 2100-01-01, while our own clock cannot tell
+_AHEAD_NS = 86_400 * 10**9  # a device may be ahead by its time zone
 _log = logging.getLogger("fluxedge.poller")
 
 
@@ -79,11 +83,27 @@ class Verdicts:
         return group.silent_round(quality, self._clock.wall_ns(), self._clock.mono_ns(), flags)
 
     def stamped(self, read: Round) -> Round:
-        """Return a round, marked when the clock that stamped it is not trusted."""
+        """Return a round, marked when the clock that stamped it is not trusted; without a time that cannot be."""
+        if read.flags & _SOURCE_TIME:
+            read = self._believable(read)
         if self._clock.trusted():
             return read
         flags = read.flags | _UNSYNCED  # dataclasses.replace takes 10 us
         return Round(read.group, read.raws, read.values, read.quality, read.at_ns, read.arrived_mono_ns, flags)
+
+    def _believable(self, read: Round) -> Round:
+        """Return a round with its device's own time; with that of its arrival and UNCERTAIN where that cannot be.
+
+        A device whose clock was never set would file its values under 1970, or under a year to come.
+        """
+        now_ns = self._clock.wall_ns()
+        latest_ns = now_ns + _AHEAD_NS if self._clock.trusted() else _LAST_NS
+        if _FIRST_NS <= read.at_ns <= latest_ns:
+            return read
+        at_ns = now_ns - (self._clock.mono_ns() - read.arrived_mono_ns)
+        quality = bytes(max(mark, Quality.UNCERTAIN) for mark in read.quality or bytes(len(read.values)))
+        flags = read.flags & ~_SOURCE_TIME
+        return Round(read.group, read.raws, read.values, quality, at_ns, read.arrived_mono_ns, flags)
 
     def _judge(self, device: DeviceState, group: str, problem: DeviceProblem | None) -> None:
         """Keep one standing problem for each group ("" = the device as a whole), and none that is over."""

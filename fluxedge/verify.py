@@ -47,6 +47,7 @@ class _Envelope(msgspec.Struct):
     lane: typing.Literal["rounds", "events"]
     seq: Seq
     n: Seq
+    historical: bool = False
     records: list[msgspec.Raw] = []
     groups: list[_Group] = []
 
@@ -67,16 +68,18 @@ class Ledger:
     messages: int = 0
     duplicates: RangeSet = field(default_factory=RangeSet)
     duplicate_records: int = 0
-    out_of_order: int = 0  # messages that began below the highest seq, without being duplicates
+    out_of_order: int = 0  # messages that began below the highest seq of their stream, without being duplicates
+    highest: dict[bool, int] = field(default_factory=dict)  # of the backlog (True) and of what is live
 
-    def take(self, lo: int, hi: int) -> None:
-        """Note that lo..hi came."""
+    def take(self, lo: int, hi: int, *, historical: bool = False) -> None:
+        """Note that lo..hi came, of the backlog or live."""
         repeated = self.seen.intersect(lo, hi)
         for a, b in repeated:
             self.duplicates.add(a, b)
             self.duplicate_records += b - a + 1
-        if self.last and lo < self.last and not repeated:
+        if lo < self.highest.get(historical, 0) and not repeated:
             self.out_of_order += 1
+        self.highest[historical] = max(self.highest.get(historical, 0), hi)
         self.seen.add(lo, hi)
         self.first = min(self.first or lo, lo)
         self.last = max(self.last, hi)
@@ -116,7 +119,9 @@ class Verifier:
         if not envelope.holds_what_it_says():
             self.unreadable += 1
             return False
-        self._ledger(envelope.gateway, envelope.epoch, envelope.lane).take(envelope.seq, envelope.seq + envelope.n - 1)
+        last = envelope.seq + envelope.n - 1
+        ledger = self._ledger(envelope.gateway, envelope.epoch, envelope.lane)
+        ledger.take(envelope.seq, last, historical=envelope.historical)
         if envelope.lane == "events":
             for raw in envelope.records:
                 self._event(envelope.gateway, raw)

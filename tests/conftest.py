@@ -127,7 +127,10 @@ class Mosquitto:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Mosquitto:
-        self._process = subprocess.Popen([self._binary, "-c", self._conf], stdout=self._log, stderr=self._log)
+        # it ends with this process, however that ends; setpriv becomes it, the pid is its own
+        ties = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+        command = [*ties, self._binary, "-c", self._conf]
+        self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log)
         wait_for_port(self.port)
         return self
 

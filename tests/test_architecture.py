@@ -15,11 +15,23 @@ TESTS = ROOT / "tests" / "fluxedge"
 # Rows of the design, lowest first. A part is a module or a folder below fluxedge/. Imports go down only; inside a row
 # parts do not see each other, except where INSIDE lists it.
 ROWS: tuple[tuple[str, ...], ...] = (
-    ("problems", "clock", "columns", "model", "latest", "permissions", "tasks", "journal", "intake"),
+    ("problems", "clock", "block_device", "columns", "model", "latest", "permissions", "tasks", "journal", "intake"),
     ("spi", "mqtt_terms", "refusals"),
     ("config", "schedule", "orders", "mqtt_client"),
     ("log", "protocols", "channels", "mqtt", "verdicts"),
-    ("apply", "api", "uplinks", "poller", "pipeline", "commands", "verify", "simulate"),
+    (
+        "apply",
+        "api",
+        "uplinks",
+        "poller",
+        "pipeline",
+        "commands",
+        "verify",
+        "simulate",
+        "clock_watch",
+        "compaction",
+        "housekeeping",
+    ),
     ("app", "service", "cli"),
 )
 INSIDE: dict[str, set[str]] = {
@@ -27,6 +39,7 @@ INSIDE: dict[str, set[str]] = {
     "latest": {"columns", "model"},
     "intake": {"model"},
     "permissions": {"intake", "problems"},  # who may do what, and how often
+    "pipeline": {"housekeeping"},  # a task of its own beside the road's
     "commands": {"pipeline"},  # intents and results enter the log by the pipeline's door
     "service": {"app"},
     "cli": {"app", "service"},
@@ -54,7 +67,7 @@ STANDARD_SERVICES = {"sqlite3"}  # of the standard library, but with a place all
 
 # `except Exception`: one device's bug (poller), one uplink's bug (forward loop), foreign code; a reload (service),
 # where files of others are read while devices are being polled.
-BROAD = {"poller.py": 2, "service.py": 1, "uplinks/forward.py": 1}
+BROAD = {"poller.py": 2, "service.py": 1, "tasks.py": 1, "uplinks/forward.py": 1}
 
 
 # Who starts tasks. `group` is an asyncio.TaskGroup: its block owns them. Everything else is spawned (tasks.py).
@@ -80,7 +93,11 @@ TESTED_ELSEWHERE: dict[str, str] = {
     "mqtt_client": "test_mqtt: against a scripted broker, with the session over it",
     "spi": "interfaces only",
 }
-ASPECTS = {"test_poller_channel": "test_poller"}  # a second test file of a module -> the first
+ASPECTS = {
+    "test_poller_channel": "test_poller",
+    "test_volatile_walk": "test_volatile",
+    "test_recovery": "test_salvage",
+}  # a second test file of a module -> the first
 
 
 def modules() -> list[Path]:

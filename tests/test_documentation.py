@@ -212,8 +212,8 @@ def submitted_kinds() -> set[str]:
     for name, text in sources():
         if name == "service.py":  # its _tell writes to the journal
             continue
-        found |= set(re.findall(r'\bsubmit\(\s*"([a-z-]+)"', text))
-        if name in ("poller.py", "verdicts.py", "uplinks/forward.py"):
+        found |= set(re.findall(r'\b_?submit\(\s*"([a-z-]+)"', text))
+        if name in ("housekeeping.py", "poller.py", "verdicts.py", "uplinks/forward.py"):
             found |= set(re.findall(r'\b_tell\(\s*"([a-z-]+)"', text))
     return found
 

@@ -32,6 +32,8 @@ class GatewayAnswer(Answer, frozen=True, kw_only=True):
     epoch: int
     boot: int
     clock_trusted: bool
+    clock_stepped_us: int = 0  # when the clock was stepped last, since the start; 0 = never
+    clock_step_us: int = 0  # by how much; forward is positive
 
 
 class ProblemAnswer(Answer, frozen=True, kw_only=True):
@@ -111,6 +113,103 @@ class UplinkAnswer(Answer, frozen=True, kw_only=True):
     autonomy_h: float | None  # until the log would have to drop what it has not delivered; None = not known yet
 
 
+class WaitingRange(Answer, frozen=True, kw_only=True):
+    """A range of a cursor: seqs that an uplink has not had acknowledged."""
+
+    epoch: int
+    first: int
+    last: int
+
+
+class QueueLane(Answer, frozen=True, kw_only=True):
+    """What waits for an uplink in one lane."""
+
+    lane: str
+    records: int
+    live: int  # of them, committed since the session began; the rest is backlog
+    bytes: int  # stored bodies, by the share of the records
+    oldest_us: int  # stamp of the oldest record that waits; 0 = nothing waits
+    ranges: list[WaitingRange]  # oldest first, at most a hundred
+    ranges_count: int
+
+
+class GapAnswer(Answer, frozen=True, kw_only=True):
+    """Records that an uplink will not get."""
+
+    id: int
+    epoch: int
+    lane: str
+    first: int
+    last: int
+    why: str
+    at_us: int
+    announced: bool  # the event that says so is durable
+
+
+class QuarantineAnswer(Answer, frozen=True, kw_only=True):
+    """Records that a peer refused, kept as they were sent."""
+
+    id: int
+    uplink: str
+    epoch: int
+    lane: str
+    first: int
+    last: int
+    reason: str
+    at_us: int  # when it was refused last
+    tries: int
+    again: bool  # it waits to be sent once more
+    content_type: str
+    bytes: int
+    payload: str | None = None  # only of a row that is asked for by its id; base64 where it is no text
+    base64: bool = False
+
+
+class QueueAnswer(Answer, frozen=True, kw_only=True):
+    """Everything that waits for one uplink."""
+
+    id: str
+    state: typing.Literal["connected", "down", "not-configured"]
+    lanes: list[QueueLane]
+    budget_bytes: int  # a second, what the backlog may take at present; 0 while there is none
+    gaps: list[GapAnswer]  # the newest first, at most a hundred
+    gap_records: int
+    quarantine: list[QuarantineAnswer]  # the oldest first, at most a hundred
+    quarantine_rows: int
+    quarantine_records: int
+    quarantine_bytes: int
+    autonomy_h: float | None  # None = not known
+
+
+class RetryRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Rows of the quarantine that shall be sent once more."""
+
+    ids: list[int] = []
+    all: bool = False  # every row, of `uplink` where that is given
+    uplink: str = ""
+
+
+class DropRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an operator gives up: records that wait for an uplink, or rows of the quarantine."""
+
+    uplink: str = ""
+    lane: typing.Literal["", "rounds", "events"] = ""  # empty: both
+    epoch: int = 0  # 0 = all
+    upto: int = 0  # seq, inclusive; 0 = to the end
+    older_than_s: float = 0.0  # only records whose stamps are older; 0 = of any age
+    ids: list[int] = []  # of the quarantine; then nothing else may be given
+    dry: bool = False  # only say what it would be
+
+
+class QueueChange(Answer, frozen=True, kw_only=True):
+    """What a retry or a drop was about."""
+
+    records: int
+    rows: int  # of the quarantine
+    ranges: list[WaitingRange]
+    missing: list[int]  # ids that do not exist
+
+
 class LaneHeld(Answer, frozen=True, kw_only=True):
     """What the log holds of one lane."""
 
@@ -140,6 +239,19 @@ class LoopAnswer(Answer, frozen=True, kw_only=True):
     lag_max_ms: float
 
 
+class FlashAnswer(Answer, frozen=True, kw_only=True):
+    """What the log costs the device that holds it; None = not known."""
+
+    gateway_bytes: int  # written by the gateway since its start
+    device_bytes: int | None  # written to the device by everybody since boot
+    lifetime_bytes: int | None  # ... since fluxedge knows it
+    bytes_per_point: float | None  # the gateway's, in the last 24 hours
+    bytes_per_day: float | None
+    device_bytes_per_day: float | None
+    used_percent: float | None  # of the device's life
+    life_days: float | None  # until its endurance is used up
+
+
 class StatusAnswer(Answer, frozen=True, kw_only=True):
     """Everything at a glance."""
 
@@ -150,6 +262,7 @@ class StatusAnswer(Answer, frozen=True, kw_only=True):
     problems: list[ProblemAnswer]
     uplinks: list[UplinkAnswer]
     log: LogAnswer
+    flash: FlashAnswer
     loop: LoopAnswer
     dropped: dict[str, int]  # "rounds", "events", "bytes" -> how many since the start; only what was dropped
     restart_needed: list[str]  # tables of fluxedge.toml that were changed since the start
@@ -171,6 +284,20 @@ class PointAnswer(Answer, frozen=True, kw_only=True):
     good_at_us: int  # when its device last answered
     enum: dict[str, str]
     bits: dict[str, str]
+
+
+class PointAtAnswer(Answer, frozen=True, kw_only=True):
+    """What a point was at an instant: its last sample with a stamp not behind it."""
+
+    id: str
+    t_us: int  # the instant
+    at_us: int  # the sample's stamp; 0 = there is none
+    value: typing.Any  # null when BAD or OFFLINE; integers beyond 2^53 as text, bytes as base64
+    unit: str
+    quality: str  # GOOD, UNCERTAIN, BAD, OFFLINE; empty: there is no sample
+    epoch: int
+    seq: int
+    damaged: list[str]  # what of the history could not be read
 
 
 class MistakeAnswer(Answer, frozen=True, kw_only=True):

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable, Iterator
 
 from fluxedge import __version__
 from fluxedge.api.metrics import Family, Sample, Sources
-from fluxedge.api.uplinks import behind_records
-from fluxedge.api.view import CountersView, DeviceView, TallyView, tally_of
+from fluxedge.api.uplinks import autonomy_h, behind_records
+from fluxedge.api.view import CountersView, DeviceView, FiguresView, HistogramView, StreamView, TallyView, tally_of
 from fluxedge.model import Lane
+from fluxedge.spi import FlashView
 
 _DEVICE_STATES = ("ok", "offline", "waiting")
 
@@ -32,6 +33,19 @@ def _devices(number: Callable[[DeviceView], float]) -> Callable[[Sources], Itera
 
 def _uplinks(number: Callable[[CountersView], float]) -> Callable[[Sources], Iterable[Sample]]:
     return lambda s: [({"uplink": name}, number(f.counters)) for name, f in s.view.forwarders.items()]
+
+
+def _history(number: Callable[[FiguresView], float]) -> Callable[[Sources], Iterable[Sample]]:
+    return lambda sources: [({}, number(sources.view.compaction.figures))]
+
+
+def _streams(number: Callable[[StreamView], float | HistogramView]) -> Callable[[Sources], Iterable[Sample]]:
+    def samples(sources: Sources) -> Iterator[Sample]:
+        for name, forwarder in sources.view.forwarders.items():
+            yield {"uplink": name, "stream": "live"}, number(forwarder.counters.live)
+            yield {"uplink": name, "stream": "backlog"}, number(forwarder.counters.backlog)
+
+    return samples
 
 
 def _lanes(number: Callable[[Sources, Lane], float]) -> Callable[[Sources], Iterable[Sample]]:
@@ -61,6 +75,12 @@ def _behind(sources: Sources) -> Iterator[Sample]:
                 yield {"uplink": name, "lane": lane}, behind_records(sources.view, name, Lane[lane.upper()])
 
 
+def _autonomy(sources: Sources) -> Iterator[Sample]:
+    for name in sources.view.forwarders:
+        if (left_h := autonomy_h(sources.view, sources.sampler, name)) is not None:
+            yield {"uplink": name}, left_h * 3600
+
+
 def _device_states(sources: Sources) -> Iterable[Sample]:
     found = Counter(d.state for poller in sources.view.pollers.values() for d in poller.devices.values())
     return [({"state": state}, found[state]) for state in _DEVICE_STATES]
@@ -83,6 +103,24 @@ def _cpu(sources: Sources) -> Iterable[Sample]:
     found = {"self": resource.RUSAGE_SELF, "children": resource.RUSAGE_CHILDREN}
     usage = {name: resource.getrusage(who) for name, who in found.items()}
     return [({"of": name}, used.ru_utime + used.ru_stime) for name, used in usage.items()]
+
+
+def _known(number: Callable[[FlashView], float | None]) -> Callable[[Sources], Iterable[Sample]]:
+    return lambda s: [] if (found := number(s.view.flash)) is None else [({}, found)]
+
+
+def _each(gateway: float | None, device: float | None) -> Iterator[Sample]:
+    for name, found in (("gateway", gateway), ("device", device)):
+        if found is not None:
+            yield {"of": name}, found
+
+
+def _written(sources: Sources) -> Iterator[Sample]:
+    return _each(sources.view.flash.gateway_bytes, sources.view.flash.device_bytes)
+
+
+def _pace(sources: Sources) -> Iterator[Sample]:
+    return _each(sources.view.flash.bytes_per_day, sources.view.flash.device_bytes_per_day)
 
 
 _G: typing.Literal["gauge"] = "gauge"
@@ -138,6 +176,44 @@ FAMILIES: tuple[Family, ...] = (
         "Bytes of the log on the disk, everything included.",
         _one(lambda s: s.view.log.used_bytes),
     ),
+    Family("fluxedge_flash_written_bytes", _C, "Bytes that were written.", _written),
+    Family(
+        "fluxedge_flash_lifetime_bytes",
+        _G,
+        "Bytes written to the device that holds the log, since fluxedge knows it.",
+        _known(lambda f: f.lifetime_bytes),
+    ),
+    Family(
+        "fluxedge_flash_bytes_per_point",
+        _G,
+        "What the gateway writes for a stored point, in the last 24 hours.",
+        _known(lambda f: f.bytes_per_point),
+    ),
+    Family("fluxedge_flash_bytes_per_day", _G, "Bytes written in a day, at the pace of the last 24 hours.", _pace),
+    Family(
+        "fluxedge_flash_used_ratio",
+        _G,
+        "How much of its life the device has used.",
+        _known(lambda f: None if f.used_percent is None else f.used_percent / 100),
+    ),
+    Family(
+        "fluxedge_flash_life_days",
+        _G,
+        "In how many days the device's endurance is used up, at this pace.",
+        _known(lambda f: f.life_days),
+    ),
+    Family(
+        "fluxedge_log_memory_bytes",
+        _G,
+        "Bytes of records that are in memory only, because the disk takes nothing.",
+        _one(lambda s: s.view.log.memory_bytes),
+    ),
+    Family(
+        "fluxedge_log_history_lost_rounds",
+        _C,
+        "Rounds that were dropped before they were in the history files.",
+        _one(lambda s: s.view.log.unkept_rounds),
+    ),
     Family(
         "fluxedge_log_head",
         _G,
@@ -145,6 +221,43 @@ FAMILIES: tuple[Family, ...] = (
         _lanes(lambda s, lane: s.view.log.heads[lane]),
     ),
     Family("fluxedge_log_epoch", _G, "The present epoch.", _one(lambda s: s.view.log.epoch)),
+    Family(
+        "fluxedge_history_used_bytes",
+        _G,
+        "Bytes of the history files on the disk, everything included.",
+        _history(lambda f: f.used_bytes),
+    ),
+    Family("fluxedge_history_days", _G, "Days that have a history file.", _history(lambda f: f.days)),
+    Family(
+        "fluxedge_history_points",
+        _C,
+        "Points copied to the history since the start.",
+        _history(lambda f: f.points_total),
+    ),
+    Family(
+        "fluxedge_history_skipped_rows",
+        _C,
+        "Damaged rows of the log that could not be copied.",
+        _history(lambda f: f.skipped_rows_total),
+    ),
+    Family(
+        "fluxedge_history_removed_days",
+        _C,
+        "Days that were removed for their age or for room.",
+        _history(lambda f: f.removed_days_total),
+    ),
+    Family(
+        "fluxedge_history_last_run_timestamp_seconds",
+        _G,
+        "When compaction last did everything, UTC; 0 = not since the start.",
+        _history(lambda f: f.last_run_ns / 1e9),
+    ),
+    Family(
+        "fluxedge_history_last_run_duration_seconds",
+        _G,
+        "How long that took.",
+        _history(lambda f: f.last_run_s),
+    ),
     Family("fluxedge_problems", _G, "Problems that stand, by code.", _problems),
     Family("fluxedge_problem_occurrences", _C, "Occurrences of problems since the start, by code.", _raised),
     Family("fluxedge_devices", _G, "Devices by state.", _device_states),
@@ -199,7 +312,34 @@ FAMILIES: tuple[Family, ...] = (
         "Of the latest message: its oldest record's stamp to its acknowledgement.",
         _uplinks(lambda c: c.ack_latency_ns / 1e9),
     ),
+    Family(
+        "fluxedge_uplink_delivery_seconds",
+        "histogram",
+        "From commit to acknowledgement; of the backlog, from its oldest record's stamp.",
+        _streams(lambda s: s.delivery),
+    ),
+    Family(
+        "fluxedge_uplink_stream_records", _C, "Records acknowledged upstream, by stream.", _streams(lambda s: s.records)
+    ),
+    Family(
+        "fluxedge_uplink_stream_payload_bytes",
+        _C,
+        "Payload acknowledged upstream, by stream.",
+        _streams(lambda s: s.payload_bytes),
+    ),
+    Family(
+        "fluxedge_uplink_backlog_budget_bytes",
+        _G,
+        "What a backlog may take in a second at present; 0 while there is none.",
+        _uplinks(lambda c: c.budget_bytes),
+    ),
     Family("fluxedge_uplink_behind_records", _G, "Records that wait for an acknowledgement.", _behind),
+    Family(
+        "fluxedge_uplink_autonomy_seconds",
+        _G,
+        "For how long the log can wait for an uplink, growing as in the last ten minutes.",
+        _autonomy,
+    ),
     Family(
         "fluxedge_commands",
         _C,

@@ -10,11 +10,13 @@ from functools import partial
 from aiohttp import web
 
 from fluxedge.api.errors import ApiError
+from fluxedge.api.history import note_damage
 from fluxedge.api.instants import instant_ns
 from fluxedge.api.routes import CSV, JSON_LINES, Ask, Param
-from fluxedge.log import export
+from fluxedge.log import export, placing
 from fluxedge.log.body import DamagedBody, Row
-from fluxedge.log.query import Query, query
+from fluxedge.log.placing import Places
+from fluxedge.log.query import DamagedHistory, Query, query
 from fluxedge.model import Lane, Record, Round
 from fluxedge.problems import Problem
 
@@ -81,24 +83,27 @@ async def get_log(ask: Ask) -> web.StreamResponse:
     except ValueError as exc:
         raise ApiError("bad-request", str(exc)) from exc
     with ask.parts.readers.one():
-        async with contextlib.aclosing(query(ask.view.log.path, asked, partial(_damaged, ask))) as found:
+        async with contextlib.aclosing(
+            query(ask.view.log.path, asked, partial(_damaged, ask, asyncio.get_running_loop()))
+        ) as found:
             try:
+                places = await ask.view.log.look(placing.load)
                 first = await anext(found, None)  # before the answer begins: what cannot be read is an error
             except Problem as problem:
                 raise ApiError("not-available", problem.message, problem.hint) from problem
-            return await _send(ask, form, asked.lane, _from(first, found))
+            return await _send(ask, form, asked.lane, _from(first, found), places)
 
 
-async def _send(ask: Ask, form: str, lane: Lane, found: AsyncIterator[Record]) -> web.StreamResponse:
+async def _send(ask: Ask, form: str, lane: Lane, found: AsyncIterator[Record], places: Places) -> web.StreamResponse:
     kind = f"{CSV}; charset=utf-8" if form == "csv" else JSON_LINES
     response = web.StreamResponse(headers={"Content-Type": kind, "Cache-Control": "no-store"})
     await response.prepare(ask.http)
     outbox = _Outbox(response)
     try:
         if form == "csv":
-            await export.export_csv(outbox.flushing(found), outbox.parts.append, lane)
+            await export.export_csv(outbox.flushing(found), outbox.parts.append, lane, places)
         else:
-            await export.export_jsonl(outbox.flushing(found), outbox.parts.append)
+            await export.export_jsonl(outbox.flushing(found), outbox.parts.append, places)
         await outbox.flush()
     except (ConnectionResetError, TimeoutError, Problem):
         if ask.http.transport is not None:
@@ -113,8 +118,11 @@ async def _from(first: Record | None, rest: AsyncIterator[Record]) -> AsyncItera
             yield record
 
 
-def _damaged(ask: Ask, row: Row, damage: DamagedBody) -> None:
-    """Say that an answer lacks a row's records."""
+def _damaged(ask: Ask, loop: asyncio.AbstractEventLoop, row: Row, damage: DamagedBody) -> None:
+    """Say that an answer lacks a row's records, or something of the history; called on the loop or on a thread."""
+    if isinstance(damage, DamagedHistory):
+        loop.call_soon_threadsafe(note_damage, ask, [str(damage)])
+        return
     ask.view.problems.report("log", Problem("log-damaged", f"{damage}: {row.count} records cannot be read"))
 
 

@@ -26,15 +26,17 @@ def document(
         named.get(route.answer, route.answer) if isinstance(route.answer, str) else route.answer for route in routes
     ]
     wanted = [shape for shape in shapes if shape is not None]
-    schemas, components = msgspec.json.schema_components([*wanted, request_type, ErrorAnswer], ref_template=_REFERENCE)
+    bodies = [request_type if route.body == "command" else route.body for route in routes if route.body]
+    schemas, components = msgspec.json.schema_components([*wanted, *bodies, ErrorAnswer], ref_template=_REFERENCE)
     found = iter(schemas)
     answers = [None if shape is None else next(found) for shape in shapes]
-    command, error = next(found), next(found)
+    asked = [next(found) if route.body else None for route in routes]
+    error = next(found)
     paths: Document = {}
-    for route, answer in zip(routes, answers, strict=True):
+    for route, answer, body in zip(routes, answers, asked, strict=True):
         operation = _operation(route, answer, error)
-        if route.body:
-            operation["requestBody"] = {"required": True, "content": {JSON: {"schema": command}}}
+        if body is not None:
+            operation["requestBody"] = {"required": True, "content": {JSON: {"schema": body}}}
         paths.setdefault(route.path, {})[route.method.lower()] = operation
     return {
         "openapi": "3.1.0",

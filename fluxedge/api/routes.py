@@ -17,6 +17,7 @@ from fluxedge.api.lag import Sampler
 from fluxedge.api.live import Live
 from fluxedge.api.readers import Readers
 from fluxedge.api.view import GatewayView
+from fluxedge.log.history.asking import HistoryReaders
 from fluxedge.permissions import Principal
 
 PREFIX = "/api/v1"
@@ -35,6 +36,7 @@ class Parts:
     sampler: Sampler
     live: Live
     readers: Readers
+    history: HistoryReaders
     doors: tuple[Door, ...]
     request_type: type[msgspec.Struct]  # of a command
     result_type: type[msgspec.Struct]
@@ -83,7 +85,7 @@ class Route:
     answer: Shape = None  # of JSON, or of one line of JSON lines
     kind: str = JSON  # media type of the answer
     params: tuple[Param, ...] = ()
-    body: typing.Literal["", "command"] = ""
+    body: Shape = ""  # of a request; "command" = that of a command
     errors: tuple[str, ...] = ()  # codes of errors.STATUS, beside those that every route has
 
     @property

@@ -20,6 +20,7 @@ from fluxedge.api.readers import Readers
 from fluxedge.api.routes import Ask, Parts, Route
 from fluxedge.api.table import ROUTES
 from fluxedge.api.view import GatewayView
+from fluxedge.log.history.asking import HistoryReaders
 from fluxedge.permissions import Principal, authorise
 from fluxedge.problems import ConfigProblem, LinkProblem, Problem
 from fluxedge.spi import Spawn
@@ -50,7 +51,8 @@ class ApiServer:
         self.sampler = Sampler(lambda: view.log.stored_bytes)
         self.unix, self.tcp = Door("unix", MOST_UNIX), Door("tcp", MOST_TCP)
         doors = (self.unix, self.tcp)
-        self.parts = Parts(view, self.sampler, self.live, Readers(), doors, request_type, result_type)
+        self.history = HistoryReaders(view.log.path.parent, spawn)
+        self.parts = Parts(view, self.sampler, self.live, Readers(), self.history, doors, request_type, result_type)
         self.doorkeeper = Doorkeeper()
         self.tcp_port = 0  # where TCP listens; 0 = it does not
         self._loopback_only = False
@@ -119,6 +121,7 @@ class ApiServer:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+        await self.history.close()
         sockets.remove_unix(self.path, self._inode)
 
     def _guarded(self, route: Route) -> typing.Callable[[web.Request], typing.Awaitable[web.StreamResponse]]:

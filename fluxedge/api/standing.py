@@ -11,6 +11,7 @@ from fluxedge import __version__
 from fluxedge.api.answers import (
     ChannelAnswer,
     DeviceAnswer,
+    FlashAnswer,
     GatewayAnswer,
     LaneHeld,
     LogAnswer,
@@ -42,6 +43,8 @@ def gateway(view: GatewayView) -> GatewayAnswer:
         epoch=view.log.epoch,
         boot=view.log.boot,
         clock_trusted=view.clock.trusted(),
+        clock_stepped_us=view.clock_watch.stepped_at_ns // 1000,
+        clock_step_us=view.clock_watch.step_ns // 1000,
     )
 
 
@@ -144,6 +147,11 @@ def log(view: GatewayView, sampler: Sampler) -> LogAnswer:
     )
 
 
+def flash(view: GatewayView) -> FlashAnswer:
+    """Return what the log costs its device."""
+    return FlashAnswer(**{name: getattr(view.flash, name) for name in FlashAnswer.__struct_fields__})
+
+
 def loop(sampler: Sampler) -> LoopAnswer:
     """Return how late the event loop is."""
     return LoopAnswer(lag_p99_ms=round(sampler.lag.p99_s * 1000, 2), lag_max_ms=round(sampler.lag.max_s * 1000, 2))
@@ -171,6 +179,7 @@ def status(view: GatewayView, sampler: Sampler, uplinks: list[UplinkAnswer]) -> 
         problems=problems(view),
         uplinks=uplinks,
         log=log(view, sampler),
+        flash=flash(view),
         loop=loop(sampler),
         dropped=dropped(view),
         restart_needed=list(view.restart_needed),

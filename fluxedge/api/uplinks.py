@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import typing
 
-from fluxedge.api import standing
-from fluxedge.api.answers import LaneBehind, LogAnswer, UplinkAnswer
+from fluxedge.api import autonomy
+from fluxedge.api.answers import LaneBehind, UplinkAnswer
 from fluxedge.api.lag import Sampler
 from fluxedge.api.view import GatewayView
 from fluxedge.log.body import DamagedBody, Row, records
 from fluxedge.log.losses import lost_records
+from fluxedge.log.ranges import RangeSet
 from fluxedge.model import OPEN_END, Group, Lane
 from fluxedge.problems import LinkProblem
-
-_DISK_FACTOR = 1.25  # bytes on the disk per byte of bodies while too little is stored to measure; a guess
-_ENOUGH_BYTES = 1 << 20  # of bodies, to measure it
 
 
 async def answers(view: GatewayView, sampler: Sampler) -> list[UplinkAnswer]:
     """Return every configured uplink."""
-    held = standing.log(view, sampler)
     if not view.forwarders:
         return []
     try:
         lost = await lost_records(view.log.path)
     except LinkProblem:  # not known; the log's own problem stands already
         lost = None
-    return [await _answer(view, name, held, lost) for name in sorted(view.forwarders)]
+    return [await _answer(view, sampler, name, lost) for name in sorted(view.forwarders)]
 
 
 def behind_records(view: GatewayView, uplink: str, lane: Lane) -> int:
@@ -38,7 +36,7 @@ def behind_records(view: GatewayView, uplink: str, lane: Lane) -> int:
     )
 
 
-async def _answer(view: GatewayView, name: str, held: LogAnswer, lost: dict[str, int] | None) -> UplinkAnswer:
+async def _answer(view: GatewayView, sampler: Sampler, name: str, lost: dict[str, int] | None) -> UplinkAnswer:
     forwarder = view.forwarders[name]
     counters = forwarder.counters
     cfg = view.config.uplinks[name]
@@ -46,7 +44,7 @@ async def _answer(view: GatewayView, name: str, held: LogAnswer, lost: dict[str,
         LaneBehind(
             lane=lane.label,
             records=behind_records(view, name, lane),
-            oldest_us=await _oldest_us(view, name, lane),
+            oldest_us=await oldest_us(view, name, lane),
         )
         for lane in (Lane[label.upper()] for label in cfg.lanes)
     ]
@@ -65,11 +63,11 @@ async def _answer(view: GatewayView, name: str, held: LogAnswer, lost: dict[str,
         gap_records=None if lost is None else lost.get(name, 0),
         last_ack_us=counters.last_ack_ns // 1000,
         ack_latency_ms=round(counters.ack_latency_ns / 1e6, 1),
-        autonomy_h=autonomy_h(view, held, lanes),
+        autonomy_h=autonomy_h(view, sampler, name),
     )
 
 
-async def _oldest_us(view: GatewayView, uplink: str, lane: Lane) -> int:
+async def oldest_us(view: GatewayView, uplink: str, lane: Lane) -> int:
     """Return the stamp of the oldest record that waits; it is read from the log on the reader's thread."""
     log = view.log
     for epoch, ranges in log.cursors.of(uplink, lane):
@@ -93,20 +91,29 @@ async def _oldest_us(view: GatewayView, uplink: str, lane: Lane) -> int:
     return 0
 
 
-def autonomy_h(view: GatewayView, held: LogAnswer, lanes: list[LaneBehind]) -> float | None:
-    """Return the hours until the log, at its present growth, has to drop what this uplink has not had.
+def waiting(view: GatewayView, uplink: str, lane: Lane) -> list[tuple[int, RangeSet]]:
+    """Return (epoch, ranges) of the records that wait for an uplink in a lane, oldest epoch first."""
+    log = view.log
+    found = [
+        (epoch, autonomy.upto(ranges, log.heads[lane] if epoch == log.epoch else OPEN_END))
+        for epoch, ranges in log.cursors.of(uplink, lane)
+    ]
+    return [(epoch, ranges) for epoch, ranges in found if ranges]
 
-    Segments that are delivered go first: the whole cap is there for what is not. The age limit ends it too.
-    """
-    bodies = sum(lane.bytes for lane in held.lanes)
-    if not held.bytes_per_s or not bodies:
+
+def part(view: GatewayView, lane: Lane, waits: list[tuple[int, RangeSet]]) -> autonomy.Part:
+    """Return what `waiting` means in bytes."""
+    return autonomy.part(view.log.segments(), lane, waits)
+
+
+def autonomy_h(view: GatewayView, sampler: Sampler, uplink: str) -> float | None:
+    """Return for how many hours the log can wait for an uplink; None = not known."""
+    log = view.log
+    if not log.is_durable(log.epoch):  # how long memory lasts is not how long the log does
         return None
-    factor = max(1.0, held.used_bytes / bodies) if bodies > _ENOUGH_BYTES else _DISK_FACTOR
-    room = held.used_bytes + max(0, held.free_bytes - int(view.config.log.free_space_bytes))
-    capacity = min(held.cap_bytes, room)
-    of_lane = {lane.lane: lane for lane in held.lanes}
-    waiting = sum(lane.records * of_lane[lane.lane].bytes / max(1, of_lane[lane.lane].records) for lane in lanes)
-    by_bytes_s = (capacity - waiting * factor) / (held.bytes_per_s * factor)
-    oldest_us = min((lane.oldest_us for lane in lanes if lane.oldest_us and lane.lane == "rounds"), default=0)
-    age_s = view.clock.wall_ns() / 1e9 - oldest_us / 1e6 if oldest_us else 0.0
-    return round(max(0.0, min(by_bytes_s, float(view.config.log.keep_s) - age_s)) / 3600, 1)
+    disk = os.statvfs(log.path.parent)
+    free_bytes = disk.f_bavail * disk.f_frsize
+    space = autonomy.Space(log.usage.used_bytes, log.usage.spare_bytes, free_bytes, sampler.log_bytes.per_s)
+    lanes = [Lane[label.upper()] for label in view.config.uplinks[uplink].lanes]
+    waits = {lane: waiting(view, uplink, lane) for lane in lanes}
+    return autonomy.hours(view.config.log, space, log.segments(), waits, view.clock.wall_ns())

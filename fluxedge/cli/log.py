@@ -131,6 +131,7 @@ def _offline(state: Path, params: Params, write: Callable[[str], object]) -> Non
     """
     from fluxedge.api.logs import wanted
     from fluxedge.log import export as exports
+    from fluxedge.log import placing
     from fluxedge.log import query as queries
 
     damaged = 0
@@ -141,11 +142,12 @@ def _offline(state: Path, params: Params, write: Callable[[str], object]) -> Non
 
     async def read() -> None:
         asked = wanted(lambda name: params.get(name, ""), time.time_ns())
+        places = await placing.load_file(state / "log.db")
         async with contextlib.aclosing(queries.query(state / "log.db", asked, count)) as found:
             if params.get("format") == "csv":
-                await exports.export_csv(found, write, asked.lane)
+                await exports.export_csv(found, write, asked.lane, places)
             else:
-                await exports.export_jsonl(found, write)
+                await exports.export_jsonl(found, write, places)
 
     try:
         asyncio.run(read())
@@ -222,4 +224,5 @@ def _shown(value: Data) -> str:
 
 
 def _at(record: Data) -> str:
-    return show.moment(int(record["at_ns"]) // 1000) + (" unsynced" if "unsynced" in record else "")
+    mark = "" if "unsynced" not in record else " placed" if "stamped_ns" in record["unsynced"] else " unsynced"
+    return show.moment(int(record["at_ns"]) // 1000) + mark

@@ -54,6 +54,7 @@ def _overview(found: Data) -> None:
         ),
         *(("uplink", _uplink_line(uplink)) for uplink in found["uplinks"]),
         ("log", _log_line(log)),
+        *_flash_rows(found["flash"]),
         ("loop", f"late by {found['loop']['lag_p99_ms']:g} ms (99 %), {found['loop']['lag_max_ms']:g} ms at most"),
     ]
     if found["dropped"]:
@@ -62,6 +63,13 @@ def _overview(found: Data) -> None:
         rows.insert(2, ("uplinks", "none configured: what is read stays in the log"))
     if not gateway["clock_trusted"]:
         rows.append(("clock", "not set yet: what is read goes out marked as unsynced"))
+    elif gateway["clock_stepped_us"]:
+        rows.append(
+            (
+                "clock",
+                f"stepped by {gateway['clock_step_us'] / 1e6:+,.1f} s at {show.moment(gateway['clock_stepped_us'])}",
+            )
+        )
     if found["restart_needed"]:
         tables = ", ".join(f"[{name}]" for name in found["restart_needed"])
         rows.append(("restart", f"needed: {tables} of fluxedge.toml changed since the start"))
@@ -112,6 +120,24 @@ def _log_line(log: Data) -> str:
         f"{aligned.counted(records, 'record')}{reach}, {show.size(log['used_bytes'])} of at most "
         f"{show.size(log['cap_bytes'])}{growth}; {show.size(log['free_bytes'])} free on the disk"
     )
+
+
+def _flash_rows(flash: Data) -> list[tuple[str, str]]:
+    """Return what the log costs its device, as soon as it is known."""
+    words = []
+    if flash["bytes_per_point"] is not None:
+        words.append(f"{flash['bytes_per_point']:.1f} bytes a point")
+    if flash["bytes_per_day"] is not None:
+        words.append(f"{show.size(flash['bytes_per_day'])} a day")
+    if flash["device_bytes_per_day"] is not None:
+        words.append(f"{show.size(flash['device_bytes_per_day'])} a day to the disk in all")
+    line = ", ".join(words)
+    if flash["used_percent"] is not None:
+        line += f"; {flash['used_percent']:.0f} % of its life used"
+    if flash["life_days"] is not None:
+        days = flash["life_days"]
+        line += "; at this pace it lasts " + (f"{days / 365.25:,.1f} years" if days >= 730 else f"{days:.0f} days")
+    return [("flash", line.lstrip("; "))] if line else []
 
 
 def _problems(found: Data) -> None:

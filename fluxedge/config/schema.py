@@ -25,7 +25,7 @@ Schema = dict[str, typing.Any]
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _QUANTITIES: dict[type, Schema] = {
     Seconds: {"type": "string", "pattern": r"^\d+(\.\d+)?\s*(ms|s|m|min|h|d)$", "examples": ["250ms", "1s", "24h"]},
-    Bytes: {"type": "string", "pattern": r"^\d+(\.\d+)?\s*(B|kB|KiB|MB|MiB|GB|GiB|TiB)$", "examples": ["8MiB"]},
+    Bytes: {"type": "string", "pattern": r"^\d+(\.\d+)?\s*(B|kB|KiB|MB|MiB|GB|GiB|TB|TiB)$", "examples": ["8MiB"]},
 }
 
 

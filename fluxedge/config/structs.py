@@ -51,11 +51,13 @@ class LogCfg(Table, frozen=True, kw_only=True):
     """[log]: the one append-only store. A change needs a restart."""
 
     commit_s: Seconds = field(default=Seconds(1.0), name="commit")  # a power cut costs at most this much
-    backlog_bytes: Bytes = field(default=Bytes(4 * 2**30), name="backlog")  # cap on disk, everything included
-    keep_s: Seconds = field(default=Seconds(30 * 86400.0), name="keep")  # rounds older than this go, delivered or not
+    backlog_bytes: Bytes = field(default=Bytes(4 * 2**30), name="backlog")  # cap of log.db, everything included
+    history_bytes: Bytes = field(default=Bytes(8 * 2**30), name="history")  # cap of the history files
+    keep_s: Seconds = field(default=Seconds(400 * 86400.0), name="keep")  # rounds older than this go, delivered or not
     keep_events_s: Seconds = field(default=Seconds(400 * 86400.0), name="keep_events")
     segment_bytes: Bytes = field(default=Bytes(16 * 2**20), name="segment")  # unit of deletion
     free_space_bytes: Bytes = field(default=Bytes(256 * 2**20), name="free_space")  # the floor that is left to others
+    endurance_bytes: Bytes | None = field(default=None, name="endurance")  # what the disk may be written in its life
 
     def __post_init__(self) -> None:
         if not 0.05 <= self.commit_s <= 60:
@@ -124,6 +126,9 @@ class UplinkCfg(Table, frozen=True, kw_only=True):
     window: typing.Annotated[int, Meta(ge=1, le=1000)] = 64  # messages in flight, if the broker permits
     message_bytes: Bytes = field(default=Bytes(64 * 1024), name="message")  # payloads are batched up to about this
     start: typing.Literal["oldest", "newest"] = "oldest"  # where a new uplink begins in the log
+    order: typing.Literal["live-first", "strict"] = "live-first"  # what goes first after an outage
+    backlog_rate_bytes: Bytes | None = field(default=None, name="backlog_rate")  # a second; None = what it takes
+    require_subscriber: bool = False  # what nobody has subscribed to stays in the log
     lanes: list[typing.Literal["rounds", "events"]] = field(default_factory=lambda: ["rounds", "events"])
     commands: list[str] = []  # what may be commanded: "device.point", "device.*", "*"; empty = nothing
     expiry_s: Seconds | None = field(default=None, name="expiry")  # MQTT 5 message expiry
@@ -141,6 +146,8 @@ class UplinkCfg(Table, frozen=True, kw_only=True):
             raise ValueError('expiry: only MQTT 5 knows it; leave it out or write version = "5"')
         if self.expiry_s is not None and not 1 <= self.expiry_s < 2**32:  # MQTT 5, 3.3.2.3.3: four bytes of seconds
             raise ValueError(f"expiry: {self.expiry_s} is not at least 1s")
+        if self.require_subscriber and self.version != "5":  # MQTT 5, 3.4.2.1: only its PUBACK says it
+            raise ValueError('require_subscriber: only MQTT 5 tells it; leave it out or write version = "5"')
         if self.password and not self.username and self.version != "5":  # MQTT 3.1.1, 3.1.2.9
             raise ValueError("password: MQTT 3.1.1 permits it only together with username")
 

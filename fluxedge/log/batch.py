@@ -6,14 +6,15 @@ import sqlite3
 import typing
 from dataclasses import dataclass, field
 
-from fluxedge.log import cursors, retention, segments
+from fluxedge.log import cursors, quarantine, retention, segments
 from fluxedge.log.body import Row, close_body
 from fluxedge.log.cursors import Changes
 from fluxedge.log.retention import Gap, Loss
 from fluxedge.log.segments import Segment
 from fluxedge.model import Group, Lane
 
-QuarantineRow = tuple[str, int, Lane, int, int, str, int, bytes]  # as the table's columns
+QuarantineRow = tuple[str, int, Lane, int, int, str, int, str, bytes]  # uplink to payload, as the table's columns
+ClockRow = tuple[int, int, int, str]  # boot, mono_ms, utc_ms, source
 
 
 @dataclass(slots=True)
@@ -25,11 +26,12 @@ class Batch:
     intents: list[tuple[str, int, bytes]] = field(default_factory=list)  # key, at_ms, request
     results: list[tuple[str, bytes]] = field(default_factory=list)  # key, result
     state: dict[str, bytes | None] = field(default_factory=dict)  # None deletes
+    clock: list[ClockRow] = field(default_factory=list)
     announced: list[tuple[int, int]] = field(default_factory=list)  # gap, index of its event among parts[EVENTS]
     packed_bytes: int = 0
 
     def __bool__(self) -> bool:
-        return bool(any(self.parts.values()) or self.intents or self.results or self.state)
+        return bool(any(self.parts.values()) or self.intents or self.results or self.state or self.clock)
 
     def add(self, lane: Lane, part: bytes, at_ns: int) -> None:
         """Append a packed record."""
@@ -80,8 +82,8 @@ class Commit:
         rows = [(self._write_row(connection, lane, place), place) for lane, place in self.places.items()]
         self._write_tables(connection)
         cursors.save(connection, self.changes)
-        connection.executemany("INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?, ?, ?, ?, ?)", self.aside)
-        return Written(rows, [retention.add_gap(connection, loss, self.now_ms) for loss in self.lost])
+        gaps = [gap for loss in self.lost for gap in retention.tear(connection, loss, self.now_ms)]
+        return Written(rows, gaps + quarantine.add(connection, self.aside, self.now_ms))
 
     def _write_row(self, connection: sqlite3.Connection, lane: Lane, place: Place) -> Row:
         parts = self.batch.parts[lane]
@@ -102,6 +104,8 @@ class Commit:
         connection.executemany("INSERT OR REPLACE INTO state VALUES (?, ?)", kept)
         gone = [(key,) for key, value in batch.state.items() if value is None]
         connection.executemany("DELETE FROM state WHERE k = ?", gone)
+        connection.executemany("DELETE FROM clock WHERE boot = ? AND mono_ms = ?", [row[:2] for row in batch.clock])
+        connection.executemany("INSERT INTO clock (boot, mono_ms, utc_ms, source) VALUES (?, ?, ?, ?)", batch.clock)
         if batch.announced:
             first = self.places[Lane.EVENTS].seq
             said = [(self.epoch, first + index, gap_id) for gap_id, index in batch.announced]

@@ -21,7 +21,7 @@ import struct
 import typing
 import zlib
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -29,6 +29,7 @@ from fluxedge.model import Event, Group, Lane, Record, Round
 
 _HEAD = struct.Struct("<IqQBH")
 _LENGTH = struct.Struct("<I")
+_GROUP = struct.Struct("<I")  # the first field of _HEAD
 CODEC_PLAIN = 0
 CODEC_ZLIB = 1
 _PLAIN_BELOW_BYTES = 100  # zlib's own 11 bytes of frame eat the gain below
@@ -142,6 +143,87 @@ def records(row: Row, groups: Mapping[int, Group], lo: int = 0, only: Container[
                 yield Record(row.epoch, row.lane, seq, row.boot, body)
     except (struct.error, msgspec.MsgspecError, LookupError, ValueError, ArithmeticError) as exc:
         raise DamagedBody(f"{row.lane.label} {row.seq}: {exc!r}") from exc
+
+
+class RawRound(typing.NamedTuple):
+    """One round as it stands in a body."""
+
+    group_id: int
+    at_ns: int
+    mono_ns: int
+    flags: int
+    quality: bytes
+    columns: bytes  # as fluxedge/columns.py draws them
+
+    @property
+    def size_bytes(self) -> int:
+        """Return what it takes of a body."""
+        return _HEAD.size + len(self.quality) + len(self.columns)
+
+
+def raw_rounds(row: Row, groups: Mapping[int, Group], only: Container[int] | None = None) -> list[tuple[int, RawRound]]:
+    """Return (seq, round) of a row, columns as they are stored; those whose group id is in `only`.
+
+    Raises:
+        DamagedBody: the body is not what this module wrote.
+    """
+    plain = open_body(row)
+    found = []
+    at = 0
+    try:
+        for seq in range(row.seq, row.seq + row.count):
+            group_id, at_ns, mono_ns, flags, quality_bytes = _HEAD.unpack_from(plain, at)
+            codec = groups[group_id].codec
+            if quality_bytes not in (0, codec.count):
+                raise ValueError(f"{quality_bytes} qualities for {codec.count} points")
+            start = at + _HEAD.size + quality_bytes
+            end = codec.skip(plain, start)
+            if only is None or group_id in only:
+                quality, columns = plain[at + _HEAD.size : start], plain[start:end]
+                found.append((seq, RawRound(group_id, at_ns, mono_ns, flags, quality, columns)))
+            at = end
+        _end(plain, at)
+    except (struct.error, LookupError, ValueError) as exc:
+        raise DamagedBody(f"{row.lane.label} {row.seq}: {exc!r}") from exc
+    return found
+
+
+def checked(row: Row, groups: Mapping[int, Group], numbers: Mapping[int, int]) -> Row:
+    """Return a salvaged row as another log takes it: records counted, stamps made anew, groups under `numbers` there.
+
+    Raises:
+        DamagedBody: the body is not what this module wrote, or not of so many records.
+    """
+    plain = open_body(row)
+    try:
+        if row.lane is Lane.EVENTS:
+            stamps = [event.at_ns for event in _events(plain, row.count)]
+            return replace(row, from_ns=min(stamps), to_ns=max(stamps))
+        moved, stamps = _renumbered(plain, row.count, groups, numbers)
+    except (struct.error, msgspec.MsgspecError, LookupError, ValueError, ArithmeticError) as exc:
+        raise DamagedBody(f"{row.lane.label} {row.seq}: {exc!r}") from exc
+    row = replace(row, from_ns=min(stamps), to_ns=max(stamps))
+    if moved == plain:
+        return row
+    codec, crc, body = close_body([moved])
+    return replace(row, codec=codec, crc=crc, body=body)
+
+
+def _renumbered(
+    plain: bytes, count: int, groups: Mapping[int, Group], numbers: Mapping[int, int]
+) -> tuple[bytes, list[int]]:
+    """Return rounds with their groups under other numbers, and their stamps."""
+    moved, stamps, at = bytearray(plain), [], 0
+    for _ in range(count):
+        group_id, at_ns, _, _, quality_bytes = _HEAD.unpack_from(plain, at)
+        codec = groups[group_id].codec
+        if quality_bytes not in (0, codec.count):
+            raise ValueError(f"{quality_bytes} qualities for {codec.count} points")
+        _GROUP.pack_into(moved, at, numbers[group_id])
+        stamps.append(at_ns)
+        at = codec.skip(plain, at + _HEAD.size + quality_bytes)
+    _end(plain, at)
+    return bytes(moved), stamps
 
 
 def _rounds(

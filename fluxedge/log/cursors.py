@@ -39,6 +39,19 @@ class Cursors:
             if (uplink, self._epoch, lane) not in self._todo:
                 self.begin(uplink, lane, self._epoch, 1)
 
+    def turn_to(self, epoch: int) -> None:
+        """Begin another epoch, which every known uplink is to have from its first record on."""
+        self._epoch = epoch
+        self.go_on()
+
+    def take_others(self) -> Changes:
+        """Forget the cursors of every epoch but the present one; return them."""
+        taken = [(key, list(ranges)) for key, ranges in self._todo.items() if key[1] != self._epoch]
+        for key, _ in taken:
+            del self._todo[key]
+            self._dirty.add(key)
+        return taken
+
     def begin(self, uplink: str, lane: Lane, epoch: int, lo: int, hi: int = OPEN_END) -> None:
         """Let an uplink have lo..hi to deliver."""
         key = (uplink, epoch, lane)
@@ -46,10 +59,11 @@ class Cursors:
         self._dirty.add(key)
 
     def close_epoch(self, epoch: int, lane: Lane, head: int) -> None:
-        """End every open range of an epoch that gets no more records at its last seq."""
+        """End the open ranges of an epoch that gets no more records at its last seq; what has an end stays."""
         for key, ranges in self._todo.items():
-            if key[1:] == (epoch, lane) and ranges.remove(head + 1, OPEN_END):
-                self._dirty.add(key)
+            for lo, hi in list(ranges) if key[1:] == (epoch, lane) else ():
+                if hi == OPEN_END and ranges.remove(max(lo, head + 1), OPEN_END):
+                    self._dirty.add(key)
 
     def epochs(self) -> set[tuple[int, Lane]]:
         """Return every (epoch, lane) that some cursor is about."""
@@ -91,6 +105,10 @@ class Cursors:
         changes = [(key, list(self._todo.get(key, ()))) for key in self._dirty]
         self._dirty.clear()
         return changes
+
+    def all(self) -> Changes:
+        """Return every cursor whole."""
+        return [(key, list(ranges)) for key, ranges in self._todo.items()]
 
     def put_back(self, changes: Changes) -> None:
         """Mark changes as unsaved again: their commit failed."""

@@ -1,7 +1,7 @@
 """A damaged log: told from other trouble, and set aside, so that the gateway starts with a new one within seconds.
 
     STATE/log.db  log.db-wal  log.db-shm   ->   STATE/log.damaged-20270131T235959Z/
-    STATE/log.broken                            made when a commit finds damage: the next start sets the log aside
+    STATE/log.broken                            made when a commit finds damage: whoever opens the log sets it aside
 
 Nothing of it is thrown away but the oldest of more than three such folders.
 """
@@ -19,6 +19,7 @@ from fluxedge.problems import LinkProblem
 KEPT = 3
 _FILES = ("log.db-shm", "log.db-wal", "log.db")  # a log.db without its -wal is set aside again, the reverse is not
 _NAMES = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_IOERR_SHORT_READ")
+UNREADABLE = ("SQLITE_CORRUPT", "SQLITE_IOERR")  # of a row; the second may pass
 _WORDS = ("no such table", "no such column", "Could not decode")  # in a file whose schema is known
 
 
@@ -27,6 +28,11 @@ def is_damage(exc: Exception) -> bool:
     if not isinstance(exc, sqlite3.Error):
         return isinstance(exc, ValueError | TypeError | OverflowError)  # a number that is a text, a lane of 7
     return getattr(exc, "sqlite_errorname", "").startswith(_NAMES) or str(exc).startswith(_WORDS)
+
+
+def is_corruption(error: sqlite3.Error) -> bool:
+    """Tell whether SQLite itself says so; an error in a question of ours can read like damage."""
+    return getattr(error, "sqlite_errorname", "").startswith(_NAMES)
 
 
 class LogFault(LinkProblem):
@@ -38,7 +44,7 @@ def fault_of(exc: sqlite3.Error) -> LogFault:
     name = getattr(exc, "sqlite_errorname", type(exc).__name__)
     hint = "Is the disk full, read-only or failing?"
     if is_damage(exc):
-        hint = "The log is damaged: restart fluxedge, which sets it aside and starts a new one."
+        hint = "The log is damaged: it is set aside, and a new one is started."
     return LogFault("log-write-failed", f"{name}: {exc}", hint)
 
 
@@ -48,7 +54,7 @@ def marked(path: Path) -> bool:
 
 
 def mark(path: Path) -> None:
-    """Let the next start set the log aside (blocking)."""
+    """Let whoever opens the log next set it aside (blocking)."""
     with contextlib.suppress(OSError):
         _marker(path).touch()
 
@@ -65,6 +71,11 @@ def set_aside(path: Path, now_s: float, why: LinkProblem) -> LinkProblem:
             file = path.with_name(name)
             if file.exists():
                 file.rename(folder / name)
+        with contextlib.suppress(OSError):
+            if why.code == "log-damaged":  # it tells the salvage up to where there was something
+                shutil.copy2(path.with_suffix(".witness"), folder)
+            else:  # a file that was put in the place of ours: nothing is to be salvaged of it
+                (folder / "salvaged.json").write_text("{}\n")
         _marker(path).unlink(missing_ok=True)
     except OSError as exc:
         text = f"{path} is damaged, and cannot be set aside: {exc.strerror}"

@@ -1,8 +1,8 @@
 """Opening log.db: lock, settings, schema, boot number, and the epoch with its witness.
 
-The epoch tells one life of the log from another. A witness file beside the database (epoch, heads, machine id, inode)
-notices a log that was copied, restored from a backup or rolled back: its seqs could be used a second time for other
-records, and a receiver that deduplicates would throw the new ones away. Then a new epoch begins.
+The epoch tells one life of the log from another. A witness file beside the database (epoch, heads, machine id, inode,
+size of the WAL) notices a log that was copied, restored from a backup or rolled back: its seqs could be used a second
+time for other records, and a receiver that deduplicates would throw the new ones away. Then a new epoch begins.
 """
 
 from __future__ import annotations
@@ -13,18 +13,17 @@ import os
 import sqlite3
 import typing
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 import msgspec
 
 from fluxedge.clock import Clock, boot_id, machine_id
-from fluxedge.log import damage, segments
+from fluxedge.log import damage, migrations, segments, wal
 from fluxedge.log.segments import Segment
 from fluxedge.model import Lane
 from fluxedge.problems import LinkProblem
 
-SCHEMA = 1
+SCHEMA = migrations.SCHEMA
 PAGE_BYTES = 1024  # 15.9 against 23.1 bytes per point on the disk at 4096, measured
 WRITER_PRAGMAS = (
     f"page_size = {PAGE_BYTES}",  # before the first table
@@ -47,6 +46,18 @@ class Witness(msgspec.Struct, frozen=True):
     machine: str
     heads: dict[str, int]  # lane label -> last seq
     inode: int = 0  # of log.db: another one means that it was copied or restored; 0 = not known
+    wal_bytes: int = 0  # of log.db-wal, which never shrinks while a log is open; 0 = the log was closed
+    boot: int = 0  # number of the boot, and the kernel's id of it: they go on in the log after a damaged one
+    boot_id: str = ""
+
+
+class Missing(typing.NamedTuple):
+    """Records that the witness knows to have been committed, and that the log does not hold."""
+
+    epoch: int
+    lane: Lane
+    lo: int
+    hi: int
 
 
 @dataclass(slots=True)
@@ -59,6 +70,8 @@ class Opened:
     segments: list[Segment]
     heads: dict[Lane, int]
     new_epoch_because: str  # empty: the epoch goes on, or the log is new
+    missing: list[Missing]  # records that were committed, and are not in the log any more
+    migrated: str = ""  # from which schema, and where the copy is; empty: it had the present one
 
 
 def lock(path: Path) -> typing.BinaryIO:
@@ -137,16 +150,69 @@ def open_log(path: Path, witness_path: Path, clock: Clock) -> Opened:
     Raises:
         LinkProblem: "log-write-failed", or a schema that this version does not know; "log-damaged".
     """
+    witness = read_witness(witness_path)
+    cut = look_at(path, witness)
     connection = connect(path)
     try:
+        migrated = migrations.bring_up(connection, path)
         connection.execute("BEGIN IMMEDIATE")
-        opened = _open(connection, path, read_witness(witness_path), clock)
+        opened = _open(connection, path, witness, cut, clock)
         connection.execute("COMMIT")
     except (sqlite3.Error, LinkProblem, ValueError, TypeError, OverflowError) as exc:
         connection.close()  # rolls back
         raise problem_of(path, exc) from exc
-    write_witness(witness_path, path, opened.epoch, opened.heads)
+    opened.migrated = migrated
+    write_witness(witness_path, path, opened.epoch, opened.heads, opened.boot)
     return opened
+
+
+def look_at(path: Path, witness: Witness | None) -> str:
+    """Look at a log without changing it; say what is wrong with the end of its WAL, "" where nothing is.
+
+    Raises:
+        LinkProblem: as `open_log`: it is damaged, no log of ours, or of a newer schema.
+    """
+    if not path.exists() and not path.is_symlink():
+        return ""
+    if not path.is_file():
+        raise LinkProblem("log-damaged", f"{path} is no file")
+    if path.stat().st_size == 0 and not wal.size_of(path):
+        return ""  # as good as none
+    missing_end = witness.wal_bytes - wal.size_of(path) if witness and witness.inode == inode(path) else 0
+    connection: sqlite3.Connection | None = None
+    try:
+        connection = connect_reading(path)
+        names = migrations.names(connection)
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        schema = dict(connection.execute("SELECT k, v FROM meta")).get("schema") if "meta" in names else None
+    except (sqlite3.Error, ValueError, TypeError, OverflowError) as exc:
+        raise problem_of(path, exc) from exc
+    finally:
+        if connection is not None:
+            connection.close()
+    if (names or pages > 1) and (problem := migrations.judge(path, names, schema)):
+        raise problem
+    cut = f"{missing_end} bytes of its WAL are missing" if missing_end > 0 else wal.broken_end(path)
+    if cut and not names:
+        raise LinkProblem("log-damaged", f"{path} is no log of fluxedge, or its first pages are damaged: {cut}")
+    return cut
+
+
+def remembered_id(path: Path) -> str:
+    """Return the gateway's id under which a log's records were sent; "" when it cannot be told. It never raises."""
+    if not path.is_file() or path.stat().st_size == 0:
+        return ""
+    try:
+        with contextlib.closing(connect_reading(path)) as connection:
+            row = connection.execute("SELECT v FROM meta WHERE k = 'gateway_id'").fetchone()
+    except (sqlite3.Error, OSError, ValueError, TypeError, OverflowError):
+        return ""
+    return row[0] if row is not None and isinstance(row[0], str) else ""
+
+
+def remember_id(connection: sqlite3.Connection, name: str) -> None:
+    """Keep the gateway's id with the log; inside the caller's transaction."""
+    connection.execute("INSERT OR REPLACE INTO meta VALUES ('gateway_id', ?)", (name,))
 
 
 def problem_of(path: Path, exc: Exception) -> LinkProblem:
@@ -158,40 +224,39 @@ def problem_of(path: Path, exc: Exception) -> LinkProblem:
     return LinkProblem("log-write-failed", f"{path}: {exc}", _HINT)
 
 
-def _open(connection: sqlite3.Connection, path: Path, witness: Witness | None, clock: Clock) -> Opened:
-    """Bring schema, boot number and epoch up to date; inside the caller's transaction."""
-    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    (pages,) = connection.execute("PRAGMA page_count").fetchone()
-    if not tables and pages <= 1:  # new, or its first start was cut short
-        _create(connection)
-    elif "meta" not in tables:
-        raise LinkProblem("log-damaged", f"{path} is no log of fluxedge, or its first pages are damaged")
+def _open(connection: sqlite3.Connection, path: Path, witness: Witness | None, cut: str, clock: Clock) -> Opened:
+    """Bring boot number and epoch up to date; inside the caller's transaction. `cut`: what `look_at` found."""
+    if not migrations.names(connection):  # new, or its first start was cut short
+        for statement in migrations.statements():  # executescript would commit
+            connection.execute(statement)
+        connection.execute("INSERT INTO meta VALUES ('schema', ?)", (SCHEMA,))
     meta: Meta = dict(connection.execute("SELECT k, v FROM meta"))
-    if not isinstance(meta.get("schema"), int):
-        raise LinkProblem("log-damaged", f"{path} does not say which schema it has")
-    if meta["schema"] != SCHEMA:
-        raise LinkProblem(
-            "log-write-failed",
-            f"{path} has schema {meta.get('schema')}, this version of fluxedge knows {SCHEMA}",
-            "It was written by another version; install that version, or move the file away.",
-        )
     found = segments.load(connection)
-    epoch, because = _judge_epoch(meta, found, witness, os.stat(path).st_ino, clock)
-    boot = int(meta.get("boot", 0)) + (meta.get("boot_id") != boot_id())
+    epoch, because = _judge_epoch(meta, found, witness, cut, os.stat(path).st_ino, clock)
+    boot = _boot_of(meta, witness)
     now: Meta = {"schema": SCHEMA, "epoch": epoch, "machine": machine_id(), "boot": boot, "boot_id": boot_id()}
     # Always something new: on a file that may only be read SQLite begins a write transaction without complaint.
     now["opened_ms"] = max(clock.wall_ns() // 10**6, int(meta.get("opened_ms", 0)) + 1)
     changes = [(key, value) for key, value in now.items() if meta.get(key) != value]
     connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", changes)
-    return Opened(connection, epoch, boot, found, {lane: _head(found, lane, epoch) for lane in Lane}, because)
+    heads = {lane: _head(found, lane, epoch) for lane in Lane}
+    return Opened(connection, epoch, boot, found, heads, because, _missing(meta, found, witness))
 
 
-def _create(connection: sqlite3.Connection) -> None:
-    script = resources.files("fluxedge.log").joinpath("schema.sql").read_text(encoding="utf-8")
-    statements = "\n".join(line for line in script.splitlines() if not line.startswith("--"))
-    for statement in statements.split(";"):  # executescript would commit
-        connection.execute(statement)
-    connection.execute("INSERT INTO meta VALUES ('schema', ?)", (SCHEMA,))
+def _boot_of(meta: Meta, witness: Witness | None) -> int:
+    """Return the number of this boot; the witness goes on with it where the log was lost."""
+    last, last_id = int(meta.get("boot", 0)), meta.get("boot_id")
+    if witness is not None and witness.boot > last:
+        last, last_id = witness.boot, witness.boot_id
+    return last + (last_id != boot_id())
+
+
+def _missing(meta: Meta, found: list[Segment], witness: Witness | None) -> list[Missing]:
+    """Return what the witness saw being committed in the log's epoch, and the log does not hold."""
+    if witness is None or witness.epoch != meta.get("epoch"):
+        return []
+    ends = [(lane, _head(found, lane, witness.epoch), witness.heads.get(lane.label, 0)) for lane in Lane]
+    return [Missing(witness.epoch, lane, head + 1, seen) for lane, head, seen in ends if seen > head]
 
 
 def _head(found: list[Segment], lane: Lane, epoch: int) -> int:
@@ -199,11 +264,13 @@ def _head(found: list[Segment], lane: Lane, epoch: int) -> int:
 
 
 def _judge_epoch(
-    meta: Meta, found: list[Segment], witness: Witness | None, inode: int, clock: Clock
+    meta: Meta, found: list[Segment], witness: Witness | None, cut: str, inode: int, clock: Clock
 ) -> tuple[int, str]:
     """Return the epoch to write in, and why it is a new one (empty: it is not, or there was none)."""
     last = int(meta.get("epoch", 0))
     because = _why_new(meta, last, found, witness, inode)
+    if last and not because and cut:
+        because = f"the end of the log was lost: {cut}"
     if last and not because:
         return last, ""
     seen = max(last, witness.epoch if witness else 0)
@@ -236,12 +303,14 @@ def read_witness(path: Path) -> Witness | None:
         return None
 
 
-def write_witness(path: Path, log_path: Path, epoch: int, heads: dict[Lane, int]) -> None:
-    """Replace the witness (blocking); a failure is harmless, the old one stays."""
+def write_witness(path: Path, log_path: Path, epoch: int, heads: dict[Lane, int], boot: int = 0) -> None:
+    """Replace the witness (blocking); a failure is harmless, the old one stays. Without a boot its own is kept."""
     temporary = path.with_suffix(".new")
+    old = read_witness(path) if not boot else None
+    boots = (old.boot, old.boot_id) if old is not None else (boot, boot_id() if boot else "")
     with contextlib.suppress(OSError):
         labelled = {lane.label: head for lane, head in heads.items()}
-        witness = Witness(epoch, machine_id(), labelled, log_path.stat().st_ino)
+        witness = Witness(epoch, machine_id(), labelled, log_path.stat().st_ino, wal.size_of(log_path), *boots)
         with temporary.open("wb") as file:
             file.write(msgspec.json.encode(witness))
             file.flush()

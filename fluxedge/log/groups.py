@@ -43,6 +43,14 @@ class Groups:
         """Return the groups that must be written with the next commit."""
         return [(number, self.by_id[number]) for number in self._fresh]
 
+    def all(self) -> list[tuple[int, Group]]:
+        """Return every group."""
+        return list(self.by_id.items())
+
+    def number_from(self, number: int) -> None:
+        """Let new groups have numbers above this one: what is below is not known."""
+        self._last_id = max(self._last_id, number)
+
     def written(self, count: int) -> None:
         """Note that the first `count` of `fresh` are durable."""
         del self._fresh[:count]

@@ -2,6 +2,8 @@
 
     segments --> pages of row heads (seq, stamps) --> rows that can match --> decoded on a thread --> records
 
+Rounds that have left the log come out of the history, in their order.
+
 A page ends its read transaction: one that stayed open would pin the WAL of the running gateway. Memory holds one page.
 """
 
@@ -21,6 +23,7 @@ import aiosqlite
 
 from fluxedge.log import groups, segments
 from fluxedge.log.body import DamagedBody, Row, records
+from fluxedge.log.filed import Filed
 from fluxedge.log.segments import Segment
 from fluxedge.model import OPEN_END, Event, Group, Lane, Record, Round
 from fluxedge.problems import LinkProblem
@@ -30,6 +33,10 @@ PAGE_BYTES = 256 << 10  # stored bodies decoded at once: about a second of 100,0
 TURN_RECORDS = 64  # handed out before the loop gets its turn
 
 Damaged = Callable[[Row, DamagedBody], None]
+
+
+class DamagedHistory(DamagedBody):
+    """Something of the history cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +83,13 @@ class LaneSummary:
 
     lane: Lane
     epochs: list[tuple[int, int, int]]  # (epoch, first seq, last seq), oldest first
-    records: int
-    first_at_ns: int  # earliest and latest stamp; 0 = nothing
+    records: int  # in the log
+    first_at_ns: int  # earliest and latest stamp in the log; 0 = nothing
     last_at_ns: int
     bytes: int  # compressed bodies
     segments: int
+    filed_records: int  # in the history, those too that the log still has
+    filed_bytes: int
 
 
 @contextlib.asynccontextmanager
@@ -134,13 +143,47 @@ async def pages(path: Path, wanted: Query, damaged: Damaged | None = None) -> As
     left = wanted.limit or OPEN_END
     async with _open(path) as connection:
         reader = _Reader(connection, wanted, damaged)
-        for segment in await _segments(connection, wanted):
+        async with contextlib.aclosing(_pages(path, connection, reader, wanted)) as found:
+            async for page in found:
+                yield page[:left]
+                left -= len(page)
+                if left <= 0:
+                    return
+
+
+async def _pages(
+    path: Path, connection: aiosqlite.Connection, reader: _Reader, wanted: Query
+) -> AsyncGenerator[list[Record], None]:
+    """Yield the pages of a query, epoch by epoch: what is only in the history, and what the log holds."""
+    held, lowest = await _segments(connection, wanted)
+    if wanted.lane is Lane.EVENTS:
+        for segment in held:
             async with contextlib.aclosing(reader.pages(segment)) as found:
                 async for page in found:
-                    yield page[:left]
-                    left -= len(page)
-                    if left <= 0:
-                        return
+                    yield page
+        return
+    filed = Filed(path.parent, connection, wanted, reader)
+    async for epoch in filed.in_order(lowest):
+        parts: list[Segment | tuple[int, int]] = [(1, lowest.get(epoch, OPEN_END) - 1)]
+        mine = [segment for segment in held if segment.epoch == epoch]
+        parts = [*mine, *parts] if wanted.newest_first else [*parts, *mine]
+        for part in parts:
+            if isinstance(part, Segment):
+                async with contextlib.aclosing(reader.pages(part)) as found:
+                    async for page in found:
+                        yield page
+                part = await _left_of(connection, reader, part)
+            async with contextlib.aclosing(filed.pages(epoch, *part)) as found:
+                async for page in found:
+                    yield page
+
+
+async def _left_of(connection: aiosqlite.Connection, reader: _Reader, segment: Segment) -> tuple[int, int]:
+    """Return the seqs of a segment that was dropped while it was read, as far as they were not read; else none."""
+    number = (segment.lane, segment.number)
+    if await connection.execute_fetchall("SELECT 1 FROM segments WHERE lane = ? AND number = ?", number):
+        return 1, 0
+    return (segment.first, reader.at - 1) if reader.back else (reader.at, segment.last)
 
 
 async def summary(path: Path) -> list[LaneSummary]:
@@ -152,35 +195,41 @@ async def summary(path: Path) -> list[LaneSummary]:
     async with _open(path) as connection:
         found = []
         for lane in Lane:
-            held = await _segments(connection, Query(lane))
+            held, _ = await _segments(connection, Query(lane))
             filled = [segment for segment in held if segment.last >= segment.first]
-            epochs: dict[int, tuple[int, int, int]] = {}
+            reader = _Reader(connection, Query(lane), None)
+            filed = await Filed(path.parent, connection, Query(), reader).epochs() if lane is Lane.ROUNDS else {}
+            epochs = {epoch: (epoch, past.first, past.last) for epoch, past in filed.items()}
             for segment in filled:
                 first = epochs.get(segment.epoch, (0, segment.first))[1]
                 epochs[segment.epoch] = (segment.epoch, first, segment.last)
             found.append(
                 LaneSummary(
                     lane=lane,
-                    epochs=list(epochs.values()),
+                    epochs=sorted(epochs.values()),
                     records=sum(segment.last - segment.first + 1 for segment in filled),
                     first_at_ns=min((segment.from_ns for segment in filled), default=0),
                     last_at_ns=max((segment.to_ns for segment in filled), default=0),
                     bytes=sum(segment.body_bytes for segment in filled),
                     segments=len(held),
+                    filed_records=sum(past.rounds for past in filed.values()),
+                    filed_bytes=sum(past.bytes for past in filed.values()),
                 )
             )
         return found
 
 
-async def _segments(connection: aiosqlite.Connection, wanted: Query) -> list[Segment]:
-    """Return the segments that can hold what is wanted, in the order in which they are to be read."""
+async def _segments(connection: aiosqlite.Connection, wanted: Query) -> tuple[list[Segment], dict[int, int]]:
+    """Return the segments that can hold what is wanted, in the order of the query, and where the log's epochs begin."""
     rows = await connection.execute_fetchall(
         "SELECT lane, number, epoch, first, created_ms, last, bytes, from_ns, to_ns FROM segments"
         " WHERE lane = ? AND epoch = coalesce(?, epoch) ORDER BY number",
         (wanted.lane, wanted.epoch),
     )
     found = []
+    lowest: dict[int, int] = {}
     for lane, number, epoch, first, created_ms, *held in rows:
+        lowest[epoch] = min(first, lowest.get(epoch, first))
         segment = Segment(Lane(lane), number, epoch, first, created_ms, first - 1)
         if held[0] is None:
             sums = await _fetch(connection, segments.sums(segment), (first - 1,))
@@ -188,7 +237,7 @@ async def _segments(connection: aiosqlite.Connection, wanted: Query) -> list[Seg
         segment.last, segment.body_bytes, segment.from_ns, segment.to_ns = held
         if wanted.takes_row(first, segment.last - first + 1, segment.from_ns, segment.to_ns):
             found.append(segment)
-    return found[::-1] if wanted.newest_first else found
+    return (found[::-1] if wanted.newest_first else found), lowest
 
 
 async def _fetch(
@@ -212,11 +261,14 @@ class _Reader:
         self._damaged = damaged
         self._groups: dict[int, Group] = {}
         self._last_group_id = 0
+        self.back = wanted.newest_first
+        self.at = 0  # seqs of the segment that were read: those before this one, or those from it on
         self._only: set[int] | None = set() if wanted.devices or wanted.points else None
         self._cuts: dict[bytes, tuple[Group, tuple[int, ...]]] = {}  # group key -> what `points` leaves of it
 
     async def pages(self, segment: Segment) -> AsyncGenerator[list[Record], None]:
         """Yield the matching records of a segment."""
+        self.at = segment.last + 1 if self.back else segment.first
         async with contextlib.aclosing(self._rows(segment)) as found:
             async for rows in found:
                 news = await self._connection.execute_fetchall(
@@ -226,6 +278,8 @@ class _Reader:
                 for row, damage in bad:
                     if self._damaged is not None:
                         self._damaged(row, damage)
+                if rows:
+                    self.at = rows[0].seq if self.back else rows[-1].last + 1
                 if page:
                     yield page
 
@@ -283,10 +337,11 @@ class _Reader:
             if group is None:
                 continue  # its rounds are found damaged
             self._groups[number] = group
-            if self._only is not None and self._concerns(group):
+            if self._only is not None and self.concerns(group):
                 self._only.add(number)
 
-    def _concerns(self, group: Group) -> bool:
+    def concerns(self, group: Group) -> bool:
+        """Tell whether a group has what is asked for."""
         wanted = self._wanted
         if wanted.devices and group.device not in wanted.devices:
             return False
@@ -309,6 +364,15 @@ class _Reader:
         if self._wanted.newest_first:
             page.reverse()
         return page, bad
+
+    def shaped(self, page: list[Record]) -> list[Record]:
+        """Return the records of a page that match, cut."""
+        return [self._cut(record) for record in page if self._wanted.takes(record)]
+
+    def tell_history(self, text: str) -> None:
+        """Tell what of the history cannot be read."""
+        if self._damaged is not None:
+            self._damaged(Row(0, Lane.ROUNDS, 0, 0, 0, 0, 0, b""), DamagedHistory(text))
 
     def _cut(self, record: Record) -> Record:
         """Leave of a round the points that are asked for."""

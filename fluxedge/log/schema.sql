@@ -1,4 +1,4 @@
--- log.db, schema 1. Everything that must commit together lives here.
+-- log.db, schema 2 (1 -> 2: quarantine has an id and what a retry needs, compacted). Everything that must commit together lives here.
 -- Segments are tables rounds_NNN and events_NNN, made by segments.py; they are dropped whole, rows are never deleted.
 CREATE TABLE meta (k TEXT PRIMARY KEY, v ANY) STRICT, WITHOUT ROWID;
 -- created_ms: UTC, 0 = the clock was not trusted; last .. to_ns are NULL until the segment is closed
@@ -18,10 +18,16 @@ CREATE TABLE gap (
   hi INTEGER NOT NULL, why TEXT NOT NULL, at_ms INTEGER NOT NULL, said_epoch INTEGER NOT NULL DEFAULT 0,
   said_seq INTEGER NOT NULL DEFAULT 0, UNIQUE (uplink, epoch, lane, lo, hi)
 ) STRICT;
+-- records that a peer refused, as they were sent; again: an operator wants them to be sent once more
 CREATE TABLE quarantine (
-  uplink TEXT NOT NULL, epoch INTEGER NOT NULL, lane INTEGER NOT NULL, lo INTEGER NOT NULL, hi INTEGER NOT NULL,
-  reason TEXT NOT NULL, at_ms INTEGER NOT NULL, payload BLOB NOT NULL, PRIMARY KEY (uplink, epoch, lane, lo)
-) STRICT, WITHOUT ROWID;
+  id INTEGER PRIMARY KEY, uplink TEXT NOT NULL, epoch INTEGER NOT NULL, lane INTEGER NOT NULL, lo INTEGER NOT NULL,
+  hi INTEGER NOT NULL, reason TEXT NOT NULL, at_ms INTEGER NOT NULL, content_type TEXT NOT NULL,
+  payload BLOB NOT NULL, tries INTEGER NOT NULL DEFAULT 1, again INTEGER NOT NULL DEFAULT 0,
+  UNIQUE (uplink, epoch, lane, lo, hi)
+) STRICT;
+-- rounds of this epoch up to this seq are in the history files
+CREATE TABLE compacted (epoch INTEGER PRIMARY KEY, upto INTEGER NOT NULL) STRICT;
+-- when the clock came to be trusted or was stepped: utc = mono + (utc_ms - mono_ms) for this boot, until the next row
 CREATE TABLE clock (boot INTEGER NOT NULL, mono_ms INTEGER NOT NULL, utc_ms INTEGER NOT NULL, source TEXT NOT NULL) STRICT;
 CREATE TABLE intents (
   key TEXT PRIMARY KEY, at_ms INTEGER NOT NULL, request BLOB NOT NULL, result BLOB

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from fluxedge.log.body import Row
 from fluxedge.model import Lane
 
+SALVAGED = 10**9  # numbers above are of salvaged segments: they come from older epochs and are never the current one
 SUMMED_ROWS = 1000  # in one read transaction: a longer one would pin the WAL
 
 
@@ -29,7 +30,7 @@ class Segment:
     number: int
     epoch: int
     first: int  # seq of its first record
-    created_ms: int  # UTC; 0 = the clock was not trusted
+    created_ms: int  # UTC as clock.AgeClock counts it; 0 = the clock was not trusted
     last: int  # seq of its last record; first - 1 while it is empty
     body_bytes: int = 0
     from_ns: int = 0  # earliest and latest stamp of its records
@@ -52,14 +53,19 @@ class Segment:
 
 def create(connection: sqlite3.Connection, segment: Segment) -> None:
     """Make an empty segment; inside the caller's transaction. Repeatable: a commit that failed may have succeeded."""
+    make_table(connection, segment)
+    connection.execute(
+        "INSERT OR REPLACE INTO segments (lane, number, epoch, first, created_ms) VALUES (?, ?, ?, ?, ?)",
+        (segment.lane, segment.number, segment.epoch, segment.first, segment.created_ms),
+    )
+
+
+def make_table(connection: sqlite3.Connection, segment: Segment) -> None:
+    """Make the table of a segment, without naming it in the table of segments."""
     connection.execute(
         f"CREATE TABLE IF NOT EXISTS {segment.table} (seq INTEGER PRIMARY KEY, n INTEGER NOT NULL,"
         " boot INTEGER NOT NULL, mono_ms INTEGER NOT NULL, from_ns INTEGER NOT NULL, to_ns INTEGER NOT NULL,"
         " codec INTEGER NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL) STRICT"
-    )
-    connection.execute(
-        "INSERT OR REPLACE INTO segments (lane, number, epoch, first, created_ms) VALUES (?, ?, ?, ?, ?)",
-        (segment.lane, segment.number, segment.epoch, segment.first, segment.created_ms),
     )
 
 
@@ -86,7 +92,8 @@ def drop(connection: sqlite3.Connection, segment: Segment) -> None:
 def load(connection: sqlite3.Connection) -> list[Segment]:
     """Return all segments, oldest first in each lane."""
     rows = connection.execute(
-        "SELECT lane, number, epoch, first, created_ms, last, bytes, from_ns, to_ns FROM segments ORDER BY lane, number"
+        "SELECT lane, number, epoch, first, created_ms, last, bytes, from_ns, to_ns FROM segments"
+        " ORDER BY lane, epoch, first"  # not by number: what is salvaged has new numbers
     )
     found = []
     for lane, number, epoch, first, created_ms, *held in rows.fetchall():
@@ -136,7 +143,10 @@ def append(connection: sqlite3.Connection, segment: Segment, row: Row, mono_ms: 
 
 
 def read(connection: sqlite3.Connection, segment: Segment, seq: int, limit_bytes: int) -> list[Row]:
-    """Return rows from the one that holds `seq` on, until `limit_bytes` of bodies are full; at least one if any."""
+    """Return rows from the one that holds `seq` on, until `limit_bytes` of bodies are full; at least one if any.
+
+    Rows end before one that cannot be read; sqlite3.Error when that is the first.
+    """
     rows: list[Row] = []
     size = 0
     cursor = connection.execute(
@@ -151,6 +161,42 @@ def read(connection: sqlite3.Connection, segment: Segment, seq: int, limit_bytes
                 break
             rows.append(Row(segment.epoch, segment.lane, first, count, boot, codec, crc, body, from_ns, to_ns))
             size += len(body)
+    except sqlite3.Error:
+        if not rows:
+            raise  # else the next read meets it at its first row
     finally:
         cursor.close()  # an open statement would pin the WAL
     return rows
+
+
+def readable_from(connection: sqlite3.Connection, segment: Segment, seq: int) -> int:
+    """Return the first seq of a row behind `seq` that can be read; the segment's last + 1 when there is none.
+
+    A damaged page hides the rows that follow each other in it (or, an inner one, those below it): steps that double
+    find a row behind it, halving finds the first. Rows between two damaged pages may be taken for a part of it.
+    """
+    bad, step = seq, 1
+    while (found := _row_from(connection, segment, bad + step)) is None:
+        bad += step
+        if bad > segment.last:
+            return segment.last + 1
+        step *= 2
+    good = bad + step
+    while good - bad > 1:
+        middle = (bad + good) // 2
+        row = _row_from(connection, segment, middle)
+        if row is None:
+            bad = middle
+        else:
+            good, found = middle, row
+    return found
+
+
+def _row_from(connection: sqlite3.Connection, segment: Segment, seq: int) -> int | None:
+    """Return the first seq of the first row from `seq` on, last + 1 where there is none; None: it cannot be read."""
+    try:
+        sql = f"SELECT seq, body FROM {segment.table} WHERE seq >= ? ORDER BY seq LIMIT 1"
+        row = connection.execute(sql, (seq,)).fetchone()
+    except sqlite3.Error:
+        return None
+    return row[0] if row else segment.last + 1

@@ -22,10 +22,10 @@ Job = Callable[[sqlite3.Connection], T]
 class Writer:
     """Run jobs on the writing connection, one transaction each, in their order."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, name: str = "log-writer") -> None:
         self._connection = connection
         self._jobs: queue.SimpleQueue[tuple[Job[typing.Any], Future[typing.Any]] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def start(self, job: Job[T]) -> asyncio.Future[T]:

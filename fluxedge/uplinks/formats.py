@@ -6,8 +6,9 @@
         {"gateway","epoch","lane","seq","n","groups":[{"group","points","units","rows":[[seq,device,at_us,[...]],...]}]}
     events         the same for both: {"gateway","epoch","lane","seq","n","records":[{"seq","kind","item","at_us",...}]}
 
-`seq` is the first record's; (gateway, epoch, lane, seq of the record) identifies a record for ever. Integers beyond
-2^53 are strings, bytes are base64, a value that is not there is null and its quality says why.
+Every form has "historical": true when the records were behind as their session began, and "durable": false when they
+are in memory only. `seq` is the first record's; (gateway, epoch, lane, seq of the record) identifies a record for ever.
+Integers beyond 2^53 are strings, bytes are base64, a value that is not there is null and its quality says why.
 
 A round's values are encoded from a msgspec struct whose fields are the group's names, made once: 37 ns a point on
 floats against 72 for dict(zip()) and 66 for keys spliced between encoded columns (500 points, x86-64, 2 cores).
@@ -33,6 +34,16 @@ _encoder = msgspec.json.Encoder()
 
 Body = dict[str, typing.Any]
 Form = typing.Literal["json", "json-columns"]
+
+
+class Marks(typing.NamedTuple):
+    """What a message says of all its records."""
+
+    historical: bool = False  # they were behind when the session began
+    durable: bool = True  # False: in memory only, because the disk takes nothing
+
+
+UNMARKED = Marks()
 
 
 class _Round(msgspec.Struct, omit_defaults=True, gc=False):
@@ -81,7 +92,7 @@ _structs: dict[tuple[str, ...], typing.Any] = {}  # by names: the groups of one 
 _headings: dict[tuple[object, ...], int] = {}
 
 
-def message(gateway: str, form: str, records: Sequence[Record]) -> Message:
+def message(gateway: str, form: str, records: Sequence[Record], marks: Marks = UNMARKED) -> Message:
     """Encode records of one epoch and lane whose seqs follow each other without a hole."""
     first = records[0]
     body: Body = {
@@ -91,6 +102,10 @@ def message(gateway: str, form: str, records: Sequence[Record]) -> Message:
         "seq": first.seq,
         "n": len(records),
     }
+    if marks.historical:
+        body["historical"] = True
+    if not marks.durable:
+        body["durable"] = False
     points = 0
     if first.lane is Lane.EVENTS:
         body["records"] = [_event(record) for record in records]
@@ -110,6 +125,8 @@ def message(gateway: str, form: str, records: Sequence[Record]) -> Message:
         content_type=JSON,
         points=points,
         oldest_ns=first.body.at_ns,
+        historical=marks.historical,
+        durable=marks.durable,
     )
 
 

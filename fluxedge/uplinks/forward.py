@@ -1,10 +1,11 @@
-"""The forward loop: one cursor of the log, one uplink; back-off, window, order and settling live here.
+"""The forward loop: one cursor of the log, one uplink; sessions, back-off and what their ends mean live here.
 
     log.read (reader thread: decode, encode) --> messages --> uplink.send --> PUBACK --> cursors.settle
+    \\____________________ delivery.py: one session ____________________________________________/
 
-First publications go in seq order per lane and session. A connection that dies gives back what it did not acknowledge:
-the next one starts at the lowest seq that is still to do. An uplink that raises anything but a LinkProblem has a bug:
-it costs the uplink a session, not the daemon its life.
+First publications go in seq order per lane, stream and session. A connection that dies gives back what it did not
+acknowledge: the next one begins again with it. An uplink that raises anything but a LinkProblem has a bug: it costs the
+uplink a session, not the daemon its life.
 """
 
 from __future__ import annotations
@@ -13,22 +14,22 @@ import asyncio
 import logging
 import random
 import typing
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Awaitable, Callable, Mapping
 
 from fluxedge.clock import Clock
 from fluxedge.log import Log
-from fluxedge.model import OPEN_END, Lane
-from fluxedge.problems import LinkProblem, Problem, ProblemBook, Refused
-from fluxedge.spi import Message, Uplink
-from fluxedge.uplinks.messages import Cut, Cutter, Size
+from fluxedge.model import Lane
+from fluxedge.problems import LinkProblem, Problem, ProblemBook
+from fluxedge.spi import Message
+from fluxedge.uplinks.backoff import Backoff
+from fluxedge.uplinks.budget import Budget
+from fluxedge.uplinks.counters import CommitTimes, ForwardCounters
+from fluxedge.uplinks.delivery import Delivery, Limits, OpenUplink, Sent, Terms
+from fluxedge.uplinks.poison import Piece, State, Suspicion
+from fluxedge.uplinks.retry import Retries
 
 _log = logging.getLogger(__name__)
 
-READ_BYTES = 256 << 10  # stored bodies a read: a batch of a second at 100,000 points/s
-BACKOFF_FIRST_S = 1.0
-BACKOFF_MOST_S = 60.0
 STABLE_S = 60.0  # a session that ran this long resets the back-off and the window
 PROVEN_S = 5.0  # a session that ran this long without a word of refusal works, even if there was nothing to send
 DRAIN_S = 3.0  # when the uplink stops, what is under way may still be acknowledged
@@ -39,32 +40,6 @@ _DISPROVED = (
 )  # fmt: skip
 _ACKNOWLEDGED = ("uplink-throttled", "uplink-silent")  # what nothing but an acknowledgement disproves
 
-
-@dataclass(slots=True)
-class ForwardCounters:
-    """What metrics and `status` show of an uplink."""
-
-    messages: int = 0
-    records: int = 0
-    points: int = 0
-    payload_bytes: int = 0
-    sessions: int = 0
-    refused: int = 0
-    last_ack_ns: int = 0
-    ack_latency_ns: int = 0  # of the latest message: oldest record's stamp to PUBACK
-
-
-class OpenUplink(Uplink, typing.Protocol):
-    """What the loop needs beyond spi.Uplink."""
-
-    condition: Callable[[str, Problem | None], None]
-    """Set by the loop before `open`: told a problem, or None when it is over, that does not end the session."""
-
-    async def room(self) -> None: ...
-    @property
-    def maximum_message_bytes(self) -> int: ...
-
-
 Tell = Callable[[str, str, dict[str, typing.Any]], object]  # (event kind, item, data)
 Connect = Callable[[int, bool], OpenUplink]
 """(number, older version wanted) -> an uplink that is not open yet.
@@ -73,38 +48,12 @@ Connect = Callable[[int, bool], OpenUplink]
 """
 
 
-class Backoff:
-    """Decorrelated jitter: pause = min(most, random(first, 3 x the pause before))."""
-
-    def __init__(self, rng: random.Random) -> None:
-        self._rng = rng
-        self._last_s = BACKOFF_FIRST_S
-
-    def next_s(self) -> float:
-        """Return how long to pause now."""
-        self._last_s = min(BACKOFF_MOST_S, self._rng.uniform(BACKOFF_FIRST_S, self._last_s * 3))
-        return self._last_s
-
-    def longest_s(self) -> float:
-        """Return the longest pause, and go on from there."""
-        self._last_s = BACKOFF_MOST_S
-        return self._last_s
-
-    def reset(self) -> None:
-        """Begin with short pauses again."""
-        self._last_s = BACKOFF_FIRST_S
-
-
 class Forwarder:
     """Carry one uplink's records to its peer."""
 
     def __init__(
         self,
-        uplink_id: str,
-        gateway: str,
-        form: str,
-        message_bytes: int,
-        lanes: list[Lane],
+        terms: Terms,
         connect: Connect,
         log: Log,
         problems: ProblemBook,
@@ -115,54 +64,73 @@ class Forwarder:
         tell: Tell = lambda kind, item, data: None,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        self.id = uplink_id
-        self._item = f"uplink:{uplink_id}"
-        self._message_bytes = message_bytes
-        self._lanes = sorted(lanes, reverse=True)  # events first
+        self.id = terms.uplink
+        self._terms = terms
+        self._item = f"uplink:{terms.uplink}"
         self._connect = connect
         self._brokers = brokers
         self._tell = tell
         self._log, self._problems = log, problems
         self._clock, self._sleep = clock, sleep
         self._backoff = Backoff(rng)
-        self._news = asyncio.Event()
+        self._budget = Budget(terms.backlog_rate_bytes, adaptive=not terms.strict)
+        self._suspicion = Suspicion()
+        self._retries = Retries(log, terms.uplink, clock)
+        self._commits = CommitTimes()
         self._attempts = 0  # failed ones: chooses the broker
         self._old: set[int] = set()  # brokers that speak the older version only
         self._window_most = 0  # 0 = what the broker permits
-        self._target_bytes = message_bytes
+        self._target_bytes = terms.message_bytes
         self._most_bytes = 0  # a broker that names no limit showed one
         # of the present session
-        self._cutters = {lane: Cutter(gateway, form) for lane in self._lanes}
-        self._begun: dict[Lane, int] = {}  # epoch of a read that has more messages
-        self._positions: dict[tuple[int, Lane], int] = {}  # next seq to send
-        self._unsettled: dict[asyncio.Future[None], Message] = {}
-        self._fault: LinkProblem | None = None
+        self._delivery: Delivery | None = None
         self._worked = False
         self._opened_s = 0.0
         self.uplink: OpenUplink | None = None
         self.connected_since_ns = 0
         self.counters = ForwardCounters()
 
+    @property
+    def live_from(self) -> tuple[int, Mapping[Lane, int]] | None:
+        """Return (epoch, first seq of each lane) of the session's live streams; None while there is no session."""
+        start = self._delivery.start if self._delivery is not None and self.uplink is not None else None
+        return (start.epoch, start.first) if start is not None else None
+
+    def _now_s(self) -> float:
+        return self._clock.mono_ns() / 1e9
+
+    def retry_quarantine(self) -> None:
+        """Look for rows of the quarantine that were marked to be sent once more."""
+        self._retries.look_again()
+        if self._delivery is not None:
+            self._delivery.wake()
+
     # --- sessions -----------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Connect, forward, and connect again; the uplink's one task. Ends by cancellation only."""
-        self._log.listeners.append(self._news.set)
+        self._log.listeners.append(self._committed)
         try:
             while True:
                 problem = await self._attempt()
                 task = asyncio.current_task()
                 if task is not None and task.cancelling():  # an uplink's bug in `close` hid the cancellation
                     raise asyncio.CancelledError
+                await self._suspect(problem)
                 pause_s = self._follow(problem)
                 if pause_s:
                     await self._sleep(pause_s)
         finally:
-            self._log.listeners.remove(self._news.set)
+            self._log.listeners.remove(self._committed)
+
+    def _committed(self) -> None:
+        self._commits.committed(self._log.epoch, self._log.heads, self._now_s())
+        if self._delivery is not None:
+            self._delivery.wake()
 
     async def _attempt(self) -> LinkProblem:
         """Run one session; return why it ended."""
-        self._worked, self._opened_s = False, 0.0
+        self._worked, self._opened_s, self._delivery = False, 0.0, None
         try:
             await self._session(self._connect(self._attempts, self._broker in self._old))
         except LinkProblem as problem:
@@ -178,15 +146,37 @@ class Forwarder:
     def _broker(self) -> int:
         return self._attempts % self._brokers
 
+    async def _suspect(self, problem: LinkProblem) -> None:
+        """Note a death that what was under way may have caused; set aside what is guilty of it (see poison.py)."""
+        delivery = self._delivery
+        self._retries.session_ended()
+        if delivery is None or problem.advice != "suspect-records":
+            return
+        guilty = self._suspicion.died([sent.piece for sent in delivery.under_way.values()])
+        if self._suspicion.state is not State.FREE or guilty is not None:
+            self._backoff.reset()  # a few short pauses in a row, as many as poison.py says at most
+        if guilty is not None:
+            await self._set_aside(delivery, guilty)
+
+    async def _set_aside(self, delivery: Delivery, guilty: Piece) -> None:
+        try:
+            await delivery.set_aside(guilty)
+        except LinkProblem as damaged:  # it stays to be sent
+            self._problems.report(self._item, damaged)
+
     def _follow(self, problem: LinkProblem) -> float:
         """Do what the end of a session demands; return how long to pause, 0 = not at all."""
-        unsettled, self._unsettled = list(self._unsettled.values()), {}
+        delivery, self._delivery = self._delivery, None
+        unsettled = [sent.message for sent in delivery.under_way.values()] if delivery is not None else []
         if problem.advice == "older-version" and self._broker not in self._old:
             self._old.add(self._broker)
             return 0.0
-        if self._opened_s and asyncio.get_running_loop().time() - self._opened_s >= STABLE_S:
+        now_s = asyncio.get_running_loop().time()
+        if self._opened_s and now_s - self._opened_s >= STABLE_S:
             self._backoff.reset()
             self._window_most = 0
+        if problem.code == "uplink-throttled":
+            self._budget.throttled(self._now_s())
         if problem.advice == "smaller-window":
             self._window_most = max(1, len(unsettled) // 2)
         elif problem.advice == "smaller-messages" and unsettled:
@@ -214,16 +204,16 @@ class Forwarder:
         try:
             await uplink.open()
             proof = loop.call_later(PROVEN_S, self._last)
-            self._begin(uplink, loop.time())
+            delivery = self._begin(uplink, loop.time())
             async with asyncio.TaskGroup() as group:
                 group.create_task(_until_closed(uplink), name=f"{self._item}:closed")
                 # In the body: a group that is only waited for counts its own cancellation as ours (Python 3.11.7).
-                await self._send_all(uplink)
+                await delivery.run()
         except BaseExceptionGroup as failures:
             raise _first_problem(failures) from failures
         except asyncio.CancelledError:
-            if self._unsettled:
-                await asyncio.wait(list(self._unsettled), timeout=DRAIN_S)
+            if self._delivery is not None and self._delivery.under_way:
+                await asyncio.wait(list(self._delivery.under_way), timeout=DRAIN_S)
             raise
         finally:
             if proof is not None:
@@ -231,10 +221,10 @@ class Forwarder:
             if self.uplink is not None:
                 self._tell("uplink-state", self._item, {"state": "disconnected"})
             self.uplink = None
-            self.connected_since_ns = 0
+            self.connected_since_ns = self.counters.budget_bytes = 0
             await uplink.close()
 
-    def _begin(self, uplink: OpenUplink, now_s: float) -> None:
+    def _begin(self, uplink: OpenUplink, now_s: float) -> Delivery:
         self.uplink = uplink
         self._tell("uplink-state", self._item, {"state": "connected"})
         self._opened_s = now_s
@@ -242,14 +232,15 @@ class Forwarder:
         self.counters.sessions += 1
         if self._window_most:
             uplink.window = min(uplink.window, self._window_most)
-        self._begun.clear()
-        self._positions.clear()
-        self._unsettled.clear()
-        self._fault = None
+        limits = Limits(self._target_bytes, self._most_bytes)
+        self._delivery = Delivery(
+            uplink, self._log, self._terms, limits, self._budget, self._suspicion, self._retries, self, self._now_s
+        )
+        return self._delivery
 
     def _last(self) -> None:
         """Note that a session has lasted; one whose messages wait for their acknowledgements has not worked yet."""
-        if self._unsettled:
+        if self._delivery is not None and self._delivery.under_way:
             self._problems.clear(self._item, *_DISPROVED)
         else:
             self._prove()
@@ -266,124 +257,38 @@ class Forwarder:
         else:
             self._problems.report(self._item, problem)
 
-    # --- sending ------------------------------------------------------------------------------------------------------
+    # --- outcomes -----------------------------------------------------------------------------------------------------
 
-    async def _send_all(self, uplink: OpenUplink) -> None:
-        """Send until the connection closes or the peer refuses to take more."""
-        while True:
-            self._news.clear()
-            sent = False
-            for lane in self._lanes:
-                for message in await self._next_messages(lane, uplink):
-                    await uplink.room()
-                    if self._fault is not None:
-                        raise self._fault
-                    future = uplink.send(message)
-                    self._unsettled[future] = message
-                    future.add_done_callback(partial(self._settle, uplink, message))
-                    sent = True
-            if self._fault is not None:
-                raise self._fault
-            if not sent:
-                await self._news.wait()
-
-    async def _next_messages(self, lane: Lane, uplink: OpenUplink) -> list[Message]:
-        """Return the next few messages of a lane; an empty list when everything is under way."""
-        while True:
-            cutter = self._cutters[lane]
-            if lane in self._begun:
-                epoch = self._begun[lane]
-                # Beyond the head there is nothing to read: the next messages of what was read are made on that thread.
-                cut = await self._log.read(epoch, lane, OPEN_END, 0, cutter.next)
-            else:
-                found = self._stretch(lane)
-                if found is None:
-                    return []
-                epoch, lo, hi = found
-                start = partial(cutter.start, lo=lo, hi=hi, size=self._size(uplink))
-                cut = await self._log.read(epoch, lane, lo, READ_BYTES, start)
-                if not cut.end:  # dropped by retention in the meantime, which makes a gap of it
-                    return []
-            self._take(epoch, lane, cut)
-            if cut.messages:
-                return cut.messages
-
-    def _size(self, uplink: OpenUplink) -> Size:
-        limits = [limit for limit in (uplink.maximum_message_bytes, self._most_bytes) if limit]
-        most = min(limits, default=0)
-        return Size(min([self._target_bytes, *limits]), most)
-
-    def _stretch(self, lane: Lane) -> tuple[int, int, int] | None:
-        """Return (epoch, lo, hi) of what comes next; give up what the log has not any more."""
-        for epoch, ranges in self._log.cursors.of(self.id, lane):
-            head = self._log.heads[lane] if epoch == self._log.epoch else None
-            while (stretch := ranges.first_from(self._positions.get((epoch, lane), 1))) is not None:
-                lo, hi = stretch[0], stretch[1] if head is None else min(stretch[1], head)
-                if lo > hi:
-                    break
-                held = [s.first for s in self._log.segments() if s.epoch == epoch and s.lane is lane and s.last >= lo]
-                if held and min(held) <= lo:
-                    return epoch, lo, hi
-                self._log.lose(self.id, epoch, lane, lo, min(hi, min(held) - 1) if held else hi)
-        return None
-
-    def _take(self, epoch: int, lane: Lane, cut: Cut) -> None:
-        """Note how far a lane was read, and what of it cannot be sent."""
-        if cut.more:
-            self._begun[lane] = epoch
-        else:
-            self._begun.pop(lane, None)
-        if cut.end:
-            self._positions[(epoch, lane)] = cut.end + 1
-        for lo, hi in cut.damaged:
-            self._log.lose(self.id, epoch, lane, lo, hi)
-        for message in cut.too_large:
-            self._quarantine(message, f"{len(message.payload)} bytes are more than the peer takes in one message")
-            self._log.cursors.settle(self.id, message.epoch, message.lane, message.lo, message.hi)
-
-    # --- settling -----------------------------------------------------------------------------------------------------
-
-    def _settle(self, uplink: OpenUplink, message: Message, sent: asyncio.Future[None]) -> None:
-        """Let the cursor pass a message: the peer acknowledged it, or will never take it."""
-        if sent.cancelled():
-            self._fail(uplink, LinkProblem("bug", "an uplink cancelled a message"))
-            return
-        error = sent.exception()
-        if isinstance(error, LinkProblem):
-            self._fail(uplink, error)  # the message stays in `_unsettled`: `_follow` looks at it
-            return
-        if error is not None and not isinstance(error, Refused):
-            self._fail(uplink, LinkProblem("bug", repr(error)))
-            return
-        self._unsettled.pop(sent, None)
-        if error is None:
-            self._prove()
-            self._problems.clear(self._item, *_ACKNOWLEDGED)
-            self._count(message)
-        else:
-            self._quarantine(message, next(iter(error.reasons.values()), "refused"))
-        self._log.cursors.settle(self.id, message.epoch, message.lane, message.lo, message.hi)
-
-    def _fail(self, uplink: OpenUplink, problem: LinkProblem) -> None:
-        """End the session: the peer takes nothing more for now."""
-        if self._fault is None and self.uplink is uplink:
-            self._fault = problem
-            self._news.set()
-
-    def _quarantine(self, message: Message, reason: str) -> None:
-        self.counters.refused += message.hi - message.lo + 1
-        text = f"{message.lane.label} {message.lo}-{message.hi} of epoch {message.epoch}: {reason}"
-        self._problems.report(self._item, Problem("record-refused", text, "They are kept in the log's quarantine."))
-        self._log.quarantine(self.id, message, reason)
-
-    def _count(self, message: Message) -> None:
-        counters = self.counters
+    def acknowledged(self, sent: Sent) -> None:
+        """Count a message that the peer has; called by the session."""
+        self._prove()
+        self._problems.clear(self._item, *_ACKNOWLEDGED)
+        message, counters, now_ns = sent.message, self.counters, self._clock.wall_ns()
         counters.messages += 1
         counters.records += message.hi - message.lo + 1
         counters.points += message.points
         counters.payload_bytes += len(message.payload)
-        counters.last_ack_ns = self._clock.wall_ns()
-        counters.ack_latency_ns = counters.last_ack_ns - message.oldest_ns
+        counters.last_ack_ns = now_ns
+        if message.oldest_ns:
+            counters.ack_latency_ns = now_ns - message.oldest_ns
+        stream = counters.stream(message.historical)
+        stream.messages += 1
+        stream.records += message.hi - message.lo + 1
+        stream.payload_bytes += len(message.payload)
+        committed_s = None if message.historical else self._commits.of(message)
+        if committed_s is not None:
+            stream.delivery.add(self._now_s() - committed_s)
+        elif message.oldest_ns:
+            stream.delivery.add(max(0.0, (now_ns - message.oldest_ns) / 1e9))
+        behind = self._delivery is not None and self._delivery.behind
+        counters.budget_bytes = int(self._budget.rate) if behind else 0
+
+    def refused(self, message: Message, reason: str) -> None:
+        """Keep records that the peer will never take; called by the session."""
+        self.counters.refused += message.hi - message.lo + 1
+        text = f"{message.lane.label} {message.lo}-{message.hi} of epoch {message.epoch}: {reason}"
+        self._problems.report(self._item, Problem("record-refused", text, "They are kept in the log's quarantine."))
+        self._log.quarantine(self.id, message, reason)
 
 
 async def _until_closed(uplink: OpenUplink) -> None:

@@ -2,7 +2,8 @@
 
     rows (a batch each) --> records --> messages of about `target` bytes, none above `most`
 
-A read may hold a hundred messages; they are made eight, or 1 MiB, at a time.
+A read may hold a hundred messages; they are made eight, or 1 MiB, at a time; of a backlog one at a time, because
+live records wait until the thread is free.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from fluxedge.log.body import DamagedBody, Row, records
 from fluxedge.model import Group, Record, Round
 from fluxedge.spi import Message
 from fluxedge.uplinks import formats
+from fluxedge.uplinks.formats import UNMARKED, Marks
 
 AHEAD_MESSAGES = 8
 AHEAD_BYTES = 1 << 20
@@ -31,6 +33,7 @@ class Cut:
     damaged: list[tuple[int, int]] = field(default_factory=list)
     end: int = 0  # the last seq that is in one of the three; 0 when nothing was read
     more: bool = False  # `next` goes on
+    epoch: int = 0  # set by who asked for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,7 @@ class Size:
 
     target: int  # bytes of payload
     most: int = 0  # a larger payload is never sent; 0 = no limit
+    ahead: int = AHEAD_MESSAGES  # made at once
 
 
 class Cutter:
@@ -49,11 +53,15 @@ class Cutter:
         self._form = form
         self._pieces: Iterator[Message | tuple[int, int]] = iter(())
         self._most = 0
+        self._ahead = AHEAD_MESSAGES
+        self._marks = UNMARKED
         self._ratio = 1.0  # bytes of payload per guessed byte, of the last message
 
-    def start(self, rows: Sequence[Row], groups: Mapping[int, Group], lo: int, hi: int, size: Size) -> Cut:
+    def start(
+        self, rows: Sequence[Row], groups: Mapping[int, Group], lo: int, hi: int, size: Size, marks: Marks = UNMARKED
+    ) -> Cut:
         """Begin with rows of which lo..hi are wanted."""
-        self._most = size.most
+        self._most, self._ahead, self._marks = size.most, size.ahead, marks
         self._pieces = self._cut(rows, groups, lo, hi, size.target)
         return self.next(rows, groups)
 
@@ -72,7 +80,7 @@ class Cutter:
                 continue
             cut.messages.append(piece)
             payload_bytes += len(piece.payload)
-            if len(cut.messages) >= AHEAD_MESSAGES or payload_bytes >= AHEAD_BYTES:
+            if len(cut.messages) >= self._ahead or payload_bytes >= AHEAD_BYTES:
                 cut.more = True
                 break
         return cut
@@ -81,42 +89,41 @@ class Cutter:
         self, rows: Sequence[Row], groups: Mapping[int, Group], lo: int, hi: int, target: int
     ) -> Iterator[Message | tuple[int, int]]:
         pending: list[Record] = []
-        guessed = 0.0
-        expected = lo
+        weight, expected = 0, lo  # the guess of what is pending, in bytes; the next seq
         for row in rows:
             if row.seq > hi:
                 break
             if row.seq > expected:  # rows are missing in between
-                yield from self._encode(pending)
+                yield from self._encode(pending, weight)
                 yield expected, row.seq - 1
-                pending, guessed, expected = [], 0.0, row.seq
+                pending, weight, expected = [], 0, row.seq
             try:
                 for record in records(row, groups, expected):
                     if record.seq > hi:
                         break
-                    weight = _weight(record) * self._ratio
-                    if pending and (guessed + weight > target or len(pending) >= RECORDS_MOST):
-                        yield from self._encode(pending)
-                        pending, guessed = [], 0.0
+                    more = _weight(record)
+                    if pending and ((weight + more) * self._ratio > target or len(pending) >= RECORDS_MOST):
+                        yield from self._encode(pending, weight)
+                        pending, weight = [], 0
                     pending.append(record)
-                    guessed += weight
+                    weight += more
                     expected = record.seq + 1
             except DamagedBody:
-                yield from self._encode(pending)
+                yield from self._encode(pending, weight)
                 yield expected, min(hi, row.last)
-                pending, guessed, expected = [], 0.0, row.last + 1
-        yield from self._encode(pending)
+                pending, weight, expected = [], 0, row.last + 1
+        yield from self._encode(pending, weight)
 
-    def _encode(self, pending: list[Record]) -> Iterator[Message]:
+    def _encode(self, pending: list[Record], weight: int) -> Iterator[Message]:
         """Yield one message, or several when it came out above `most`."""
         if not pending:
             return
-        message = formats.message(self._gateway, self._form, pending)
-        self._ratio = len(message.payload) / sum(map(_weight, pending))
+        message = formats.message(self._gateway, self._form, pending, self._marks)
+        self._ratio = len(message.payload) / weight
         if 0 < self._most < len(message.payload) and len(pending) > 1:
             half = len(pending) // 2
-            yield from self._encode(pending[:half])
-            yield from self._encode(pending[half:])
+            for part in (pending[:half], pending[half:]):
+                yield from self._encode(part, sum(map(_weight, part)))
         else:
             yield message
 

@@ -59,10 +59,11 @@ class MqttUplink:
         self._response_topic = cfg.topics.response.replace("{gateway}", gateway)
         settings = self._settings(url, cfg.client_id or f"{gateway}-{uplink_id}", password, tls, version)
         self._session = mqtt.Session(settings, self._received)
+        self.greeted = asyncio.Event()
         self._subscribed: dict[Lane, bool] = {}  # whether anybody gets what is published
         self.condition: Callable[[str, Problem | None], None] = lambda _code, _problem: None
         # What a packet takes besides its payload, with the longest numbers.
-        longest = Message(2**63, Lane.ROUNDS, 2**63, 2**64, b"", formats.JSON)
+        longest = Message(2**63, Lane.ROUNDS, 2**63, 2**64, b"", formats.JSON, historical=True, durable=False)
         topic = max(self._topics.values(), key=lambda topic: len(topic.encode()))
         self._overhead_bytes = mqtt.packet_bytes(topic, 0, self._properties(longest))
 
@@ -99,9 +100,15 @@ class MqttUplink:
         online = self._session.publish(
             self.status_topic, self._status("online"), retain=True, content_type=formats.JSON
         )
-        online.add_done_callback(_ignore)
+        online.add_done_callback(self._answered)
         if self._cfg.commands:
             self._session.subscribe(self._command_topic).add_done_callback(self._listening)
+
+    def _answered(self, online: asyncio.Future[int]) -> None:
+        """Note that the broker answers, be it by a refusal: from now on messages may go."""
+        error = None if online.cancelled() else online.exception()
+        if not online.cancelled() and (error is None or isinstance(error, mqtt.Rejected)):
+            self.greeted.set()
 
     def _listening(self, subscribed: asyncio.Future[None]) -> None:
         """Tell whether commands come; data goes on without."""
@@ -137,16 +144,18 @@ class MqttUplink:
         return sent
 
     def _properties(self, message: Message) -> dict[str, typing.Any]:
-        properties: dict[str, typing.Any] = {
-            "content_type": message.content_type,
-            "user_property": [
-                ("gateway", self._gateway),
-                ("epoch", str(message.epoch)),
-                ("lane", message.lane.label),
-                ("seq", str(message.lo)),
-                ("n", str(message.hi - message.lo + 1)),
-            ],
-        }
+        said = [
+            ("gateway", self._gateway),
+            ("epoch", str(message.epoch)),
+            ("lane", message.lane.label),
+            ("seq", str(message.lo)),
+            ("n", str(message.hi - message.lo + 1)),
+        ]
+        if message.historical:
+            said.append(("historical", "true"))
+        if not message.durable:
+            said.append(("durable", "false"))
+        properties: dict[str, typing.Any] = {"content_type": message.content_type, "user_property": said}
         if self._cfg.expiry_s is not None:
             properties["message_expiry_interval"] = max(1, round(self._cfg.expiry_s))
         return properties
@@ -160,7 +169,11 @@ class MqttUplink:
             return
         error = future.exception()
         if error is None:
-            self._heard(message.lane, future.result() != mqtt.NO_SUBSCRIBERS)
+            subscribed = future.result() != mqtt.NO_SUBSCRIBERS
+            if self._cfg.require_subscriber and not subscribed:
+                sent.set_exception(self._unheard(message.lane))
+                return
+            self._heard(message.lane, subscribed)
             sent.set_result(None)
         elif isinstance(error, mqtt.Rejected) and error.code in _NEVER:
             sent.set_exception(Refused(dict.fromkeys(range(message.lo, message.hi + 1), _NEVER[error.code])))
@@ -170,6 +183,10 @@ class MqttUplink:
             sent.set_exception(LinkProblem(code, text, "They stay in the log.", advice=advice))
         else:
             sent.set_exception(error)
+
+    def _unheard(self, lane: Lane) -> LinkProblem:
+        text = f"nobody subscribes to {self._topics[lane]}, and `require_subscriber` is set: the records are kept"
+        return LinkProblem("uplink-no-subscribers", text, "They go when somebody has subscribed.")
 
     def _heard(self, lane: Lane, subscribed: bool) -> None:
         """Tell when a lane begins to go to nobody, and when somebody listens again."""

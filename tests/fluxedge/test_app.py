@@ -12,9 +12,21 @@ import pytest
 
 from fluxedge import app
 from fluxedge.app import Gateway, gateway_id, make_state_dir
+from fluxedge.commands import decode
 from fluxedge.config.quantities import Seconds
-from fluxedge.config.structs import ChannelCfg, Config, DeviceCfg, DriverCfg, ModbusOptionsCfg, ModbusPointCfg
+from fluxedge.config.structs import (
+    ChannelCfg,
+    Config,
+    DeviceCfg,
+    DriverCfg,
+    ModbusOptionsCfg,
+    ModbusPointCfg,
+    UplinkCfg,
+)
+from fluxedge.log import Batch
 from fluxedge.log.query import Query, query
+from fluxedge.model import Lane
+from fluxedge.permissions import Principal
 from fluxedge.problems import LinkProblem
 from tests.fluxedge.api.running import TrustedClock, config
 
@@ -26,6 +38,8 @@ UNUSABLE = {
     "too long": b"g" * 65,
     "two lines": b"gw-1\ngw-2\n",
 }
+
+LOCAL = Principal("socket", "root", "admin")
 
 # --- the gateway's name -----------------------------------------------------------------------------------------------
 
@@ -67,6 +81,58 @@ def test_a_name_that_cannot_be_read_or_kept_is_said_in_words(tmp_path: Path) -> 
         gateway_id(tmp_path, None)
     with pytest.raises(LinkProblem, match="gateway-id: No such file or directory"):
         gateway_id(tmp_path / "none", None)
+
+
+async def test_a_name_that_is_lost_is_the_one_under_which_the_log_was_sent(tmp_path: Path) -> None:
+    nameless = msgspec.structs.replace(config(), gateway=msgspec.structs.replace(config().gateway, id=None))
+    first = Gateway(nameless, tmp_path, TrustedClock())
+    try:
+        await first.start()
+    finally:
+        await first.stop()
+    for content in (None, b"", b"no id!"):
+        (tmp_path / "gateway-id").unlink()
+        if content is not None:
+            (tmp_path / "gateway-id").write_bytes(content)
+        assert gateway_id(tmp_path, None) == (first.id, "")
+        assert (tmp_path / "gateway-id").read_text() == f"{first.id}\n"
+    (tmp_path / "log.db").write_bytes(b"garbage" * 1000)
+    (tmp_path / "gateway-id").unlink()
+    name, _ = gateway_id(tmp_path, None)
+    assert name != first.id
+
+
+async def test_a_damaged_log_is_salvaged_beside_the_running_gateway(tmp_path: Path) -> None:
+    uplinks = {"cloud": UplinkCfg(url="mqtt://127.0.0.1:1")}  # nobody listens there
+    first = Gateway(config(uplinks=uplinks), tmp_path, TrustedClock())
+    try:
+        await first.start()
+        batch = Batch()
+        batch.intents.append(("open", first.log.now_ms(), b'{"device": "boiler-1", "point": "setpoint", "value": 1}'))
+        await first.log.commit(batch)
+        while first.log.committed_records < 20:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    finally:
+        await first.stop()
+    (tmp_path / "log.broken").touch()
+    second = Gateway(config(uplinks=uplinks), tmp_path, TrustedClock())
+    try:
+        await second.start()
+        assert second.problems.stands("log", "log-damaged")
+        found = await second.log.command_result("open")
+        again = b'{"device": "boiler-1", "point": "setpoint", "value": 1, "key": "open"}'
+        result = await second.commander.run(LOCAL, decode(again))
+        assert found is not None
+        assert (result.state, result.code) == ("unknown", "command-unknown"), "it is never repeated"
+        async with asyncio.timeout(10):
+            while "were saved" not in second.problems.of("log")[0].message:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert [standing.code for standing in second.problems.of("log")] == ["log-damaged"]
+        owed = dict(second.log.cursors.of("cloud", Lane.ROUNDS))
+        assert list(owed[first.log.epoch]) == [(1, first.log.heads[Lane.ROUNDS])]
+        assert owed[second.log.epoch]
+    finally:
+        await second.stop()
 
 
 async def test_a_new_name_stands_as_a_problem_and_the_gateway_runs_under_it(tmp_path: Path) -> None:

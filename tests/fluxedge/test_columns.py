@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import struct
 from fractions import Fraction
 
@@ -207,6 +208,17 @@ def test_a_value_is_none_exactly_when_bad_or_offline() -> None:
     made = codec(*(point("h", scale=0.1) for _ in range(4)))
     quality = bytes([GOOD, UNCERTAIN, BAD, OFFLINE])
     assert made.judge((1, 2, 3, None), quality) == ((0.1, 0.2, None, None), quality)
+
+
+def test_neighbours_of_different_powers_of_ten_are_divided_each_by_its_own() -> None:
+    rng = random.Random(5)
+    powers = [rng.randint(0, 6) for _ in range(40)]
+    made = codec(*(point("i", scale=float(f"1e-{power}") if power else 1.0) for power in powers))
+    raws = tuple(rng.randint(-(10**9), 10**9) for _ in powers)
+    expected = tuple(raw / 10**power if power else raw for raw, power in zip(raws, powers, strict=True))
+    values = made.values(raws, b"")
+    assert values == expected
+    assert [type(value) for value in values] == [type(value) for value in expected]
 
 
 def test_text_is_not_scaled_with_its_neighbours() -> None:

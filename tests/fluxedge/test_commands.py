@@ -371,6 +371,29 @@ async def test_what_another_version_stored_does_not_stop_the_start(desk: Desk) -
     assert desk.wire.sent == []
 
 
+async def test_bytes_of_a_damaged_log_do_not_stop_the_start(desk: Desk) -> None:
+    rows = [("k1", b"\xff\xfe{", None), ("k2", b'{"device":"\xff"}', None), ("k3", b"[" * 5000, b'{"key":"\xff"}')]
+    with contextlib.closing(sqlite3.connect(desk.wire.database)) as connection, connection:
+        connection.executemany("INSERT INTO intents (key, at_ms, request, result) VALUES (?, 4e12, ?, ?)", rows)
+    await desk.commander.recover()
+    assert {(await desk.ask(key=key)).state for key, _, _ in rows} == {"refused"}
+
+
+async def test_a_command_that_is_under_way_is_not_taken_for_an_interrupted_one(desk: Desk) -> None:
+    desk.wire.outcome = None
+    asked = asyncio.ensure_future(desk.ask(key="live"))
+    while not desk.wire.pending:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    with contextlib.closing(sqlite3.connect(desk.wire.database)) as connection, connection:
+        asked_before = b'{"device":"pump","point":"speed","value":1}'
+        connection.execute("INSERT INTO intents VALUES ('salvaged', 1, ?, NULL)", (asked_before,))
+    await desk.commander.recover()  # as when a damaged log was salvaged
+    assert desk.commander.counts["unknown"] == 1
+    desk.wire.pending[0].set_result(Written(1, 1, True, 0))
+    assert (await asked).state == "done"
+    assert (await desk.ask(key="salvaged")).state == "unknown"
+
+
 async def test_any_number_of_interrupted_commands_is_answered_at_the_start(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,7 +39,10 @@ def test_a_refused_connection_says_why_and_whether_to_change_something(code: int
         (0x93, "uplink-throttled", "smaller-window"),
         (0x95, "uplink-throttled", "smaller-messages"),
         (0x8B, "uplink-down", ""),
-        (0x00, "uplink-down", ""),
+        (0x98, "uplink-down", ""),
+        (0x00, "uplink-down", "suspect-records"),
+        (0x81, "uplink-down", "suspect-records"),
+        (0x82, "uplink-down", "suspect-records"),
     ],
 )
 def test_the_end_of_a_connection_says_what_to_do_differently(code: int, problem: str, advice: str) -> None:
@@ -61,6 +64,38 @@ def test_a_broker_that_closes_at_once_is_suspected_by_what_was_spoken() -> None:
     assert terms.hung_up(WHERE, tls=True).code == "uplink-tls"
     plain = terms.hung_up(WHERE, tls=False)
     assert (plain.code, plain.hint) == ("uplink-down", "Does it expect TLS (mqtts://)?")
+
+
+@pytest.mark.parametrize(
+    "error", [None, ConnectionResetError(errno.ECONNRESET, "x"), BrokenPipeError(errno.EPIPE, "x")]
+)
+def test_a_peer_that_hangs_up_makes_what_was_sent_suspicious(error: Exception | None) -> None:
+    found = terms.lost(WHERE, error)
+    assert (found.code, found.advice) == ("uplink-down", "suspect-records")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (TimeoutError(errno.ETIMEDOUT, "x"), "uplink-down"),
+        (OSError(errno.EHOSTUNREACH, "x"), "uplink-down"),
+        (ssl.SSLError(1, "x"), "uplink-tls"),
+    ],
+)
+def test_a_link_that_fails_by_itself_makes_nothing_suspicious(error: Exception, code: str) -> None:
+    found = terms.lost(WHERE, error)
+    assert (found.code, found.advice) == (code, "")
+
+
+@pytest.mark.parametrize(
+    ("code", "word"), [(9, "clock"), (10, "clock"), (62, "tls.server_name"), (64, "tls.server_name"), (20, "tls.ca")]
+)
+def test_a_certificate_that_is_not_believed_has_a_remedy(code: int, word: str) -> None:
+    error = ssl.SSLCertVerificationError(1, "x")
+    error.verify_code, error.verify_message = code, "why"
+    found = terms.tls_failed(WHERE, error)
+    assert found.message == f"{WHERE}: the broker's certificate: why"
+    assert word in found.hint
 
 
 def test_what_the_operating_system_says_is_told_in_words() -> None:

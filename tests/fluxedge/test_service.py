@@ -458,7 +458,7 @@ async def test_a_copied_log_is_a_problem(site: Site) -> None:
 
 
 async def test_a_clock_that_is_not_set_is_a_problem_until_it_is(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fluxedge.app.CLOCK_S", 0.05)
+    monkeypatch.setattr("fluxedge.clock_watch.LOOK_S", 0.05)
     site.clock.right = False
     async with site.running():
         await until(lambda: site.problems() == {"clock": "clock-unsynced"})

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from fluxedge.tasks import TaskOwner
+from fluxedge.tasks import KEEP_S, TaskOwner
 
 
 @pytest.fixture
@@ -87,3 +87,46 @@ async def test_what_is_spawned_after_closing_does_not_begin(owner: TaskOwner) ->
     await asyncio.wait([task])
     assert task.cancelled()
     assert began == []
+
+
+async def test_a_side_job_that_breaks_is_told_and_runs_again(
+    owner: TaskOwner, failures: list[tuple[str, BaseException]]
+) -> None:
+    told: list[tuple[str, Exception | None]] = []
+    error = OSError(24, "Too many open files")
+    runs = 0
+    slept: list[float] = []
+
+    async def run() -> None:
+        nonlocal runs
+        runs += 1
+        if runs < 3:
+            raise error
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    task = owner.keep(run, "job", lambda name, what: told.append((name, what)), sleep)
+    await asyncio.wait([task])
+    assert told == [("job", error), ("job", error)]
+    assert (runs, slept, failures) == (3, [KEEP_S, KEEP_S], [])
+
+
+async def test_a_side_job_that_lasts_after_it_broke_is_told_to_work(
+    owner: TaskOwner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fluxedge.tasks.KEEP_S", 0.01)
+    told: list[Exception | None] = []
+    runs = 0
+
+    async def run() -> None:
+        nonlocal runs
+        runs += 1
+        if runs == 1:
+            raise KeyError("x")
+        await forever()
+
+    owner.keep(run, "job", lambda _name, what: told.append(what))
+    await asyncio.sleep(0.1)
+    await owner.close()
+    assert [type(what) for what in told] == [KeyError, type(None)]

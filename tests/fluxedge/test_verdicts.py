@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import typing
 
-from fluxedge.model import Flag, Quality
+import pytest
+
+from fluxedge.model import Flag, Quality, Round
 from fluxedge.problems import DeviceProblem, ProblemBook
 from fluxedge.schedule import DeviceState
 from fluxedge.verdicts import Verdicts
@@ -77,6 +79,43 @@ def test_rounds_say_whether_their_clock_is_trusted() -> None:
     assert bench.verdicts.stamped(read).flags == Flag.CLOCK_UNSYNCED
     empty = bench.verdicts.empty_round(bench.fast, Quality.OFFLINE)
     assert (empty.flags, empty.quality, empty.at_ns) == (Flag.CLOCK_UNSYNCED, b"\3\3", bench.clock.wall_ns())
+
+
+DAY_NS = 86_400 * 10**9
+
+
+def late(bench: Bench, at_ns: int, quality: bytes = b"") -> Round:
+    """Return what became of a round with its device's own time that arrived two seconds ago."""
+    arrived_ns = bench.clock.mono_ns() - 2 * 10**9
+    return bench.verdicts.stamped(
+        bench.fast.round((1, 2), at_ns, arrived_ns, quality=quality, flags=int(Flag.SOURCE_TIME | Flag.HISTORICAL))
+    )
+
+
+@pytest.mark.parametrize("ago_ns", [0, 3 * 365 * DAY_NS, -DAY_NS // 2])
+def test_a_devices_own_time_is_kept_however_late_it_comes(ago_ns: int) -> None:
+    bench = Bench()
+    at_ns = bench.clock.wall_ns() - ago_ns
+    kept = late(bench, at_ns)
+    assert (kept.at_ns, kept.quality) == (at_ns, b"")
+    assert kept.flags == Flag.SOURCE_TIME | Flag.HISTORICAL
+
+
+@pytest.mark.parametrize("at_ns", [0, -(2**62), 946_684_799 * 10**9, 2**62])
+def test_a_time_that_cannot_be_becomes_that_of_the_arrival_and_uncertain(at_ns: int) -> None:
+    bench = Bench()
+    moved = late(bench, at_ns, b"\0\2")
+    assert moved.at_ns == bench.clock.wall_ns() - 2 * 10**9
+    assert moved.quality == b"\1\2"
+    assert moved.flags == Flag.HISTORICAL
+    assert moved.raws == (1, 2)
+
+
+def test_while_our_clock_cannot_tell_a_devices_future_is_believed_up_to_2100() -> None:
+    bench = Bench()
+    bench.clock.is_trusted = False
+    assert late(bench, bench.clock.wall_ns() + 10 * DAY_NS).flags & Flag.SOURCE_TIME
+    assert late(bench, 4_102_444_801 * 10**9).flags == Flag.HISTORICAL | Flag.CLOCK_UNSYNCED
 
 
 def test_nothing_stands_about_a_device_that_is_forgotten() -> None:

@@ -16,9 +16,11 @@ from fluxedge.verify import Ledger, Verifier
 GROUP = Group("m", "main", (Point("n", "H"),))
 
 
-def rounds(lo: int, hi: int, *, gateway: str = "gw", epoch: int = 5, form: str = "json") -> bytes:
+def rounds(
+    lo: int, hi: int, *, gateway: str = "gw", epoch: int = 5, form: str = "json", historical: bool = False
+) -> bytes:
     records = [Record(epoch, Lane.ROUNDS, seq, 1, GROUP.round((1,), 1, 1)) for seq in range(lo, hi + 1)]
-    return formats.message(gateway, form, records).payload
+    return formats.message(gateway, form, records, formats.Marks(historical)).payload
 
 
 def gap(seq: int, lo: int, hi: int, uplink: str = "cloud") -> bytes:
@@ -64,6 +66,16 @@ def test_a_late_first_publication_is_out_of_order_and_a_repetition_is_not() -> N
     for lo, hi in ((1, 5), (10, 12), (6, 9), (10, 12)):
         verifier.take(rounds(lo, hi))
     assert (ledger_of(verifier).out_of_order, verifier.missing) == (1, 0)
+
+
+def test_the_order_of_the_backlog_and_of_what_is_live_are_two_orders() -> None:
+    verifier = Verifier()
+    for lo, hi, historical in ((10, 12, False), (1, 5, True), (13, 13, False), (6, 9, True), (14, 14, False)):
+        verifier.take(rounds(lo, hi, historical=historical))
+    assert (ledger_of(verifier).out_of_order, verifier.missing) == (0, 0)
+    verifier.take(rounds(30, 31, historical=True))
+    verifier.take(rounds(20, 29, historical=True))
+    assert ledger_of(verifier).out_of_order == 1
 
 
 def test_an_announced_gap_is_not_missing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ class Daemon:
         self._out = folder / "daemon.log"
         for name in ("devices", "drivers", "credentials"):
             (self.config / name).mkdir(parents=True, exist_ok=True)
+        self.environment: dict[str, str] = {}  # beside that of the tests
         self.process: subprocess.Popen[bytes] | None = None
 
     def write(self, name: str, text: str) -> None:
@@ -37,7 +39,7 @@ class Daemon:
         assert self.process is None
         command = [sys.executable, "-m", "fluxedge.cli.main", "run", "--config", self.config, "--state", self.state]
         with self._out.open("ab") as out:
-            self.process = subprocess.Popen(command, stdout=out, stderr=out)
+            self.process = subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, **self.environment})
         return self.process
 
     def start(self) -> None:

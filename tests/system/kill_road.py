@@ -25,6 +25,7 @@ from fluxedge.log import database, retention
 from fluxedge.log.batch import Commit
 from fluxedge.log.cursors import Cursors
 from fluxedge.log.store import Log
+from fluxedge.log.upkeep import Upkeep
 from fluxedge.log.writer import Writer
 from fluxedge.pipeline import Pipeline
 from fluxedge.uplinks.mqtt import MqttUplink
@@ -56,8 +57,8 @@ STEPS: dict[str, Place] = {
 }
 EVICTION_STEPS: dict[str, Place] = {
     "a segment is dropped, COMMIT has not run": Place(retention, "evict", "after"),
-    "a segment is gone, the loop does not know": Place(Log, "_evicted", "before"),
-    "the loop knows of a gap, nobody has been told": Place(Log, "_evicted", "after"),
+    "a segment is gone, the loop does not know": Place(Upkeep, "_evicted", "before"),
+    "the loop knows of a gap, nobody has been told": Place(Upkeep, "_evicted", "after"),
     "a gap's event is packed, COMMIT has not run": Place(
         Pipeline, "submit", "after", lambda _, kind, *__: kind == "gap"
     ),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import pytest
 from tests.conftest import Mosquitto
 from tests.system.consumer import Consumer
 from tests.system.modbus_peer import ModbusPeer
+from tests.system.settled import heads
 
 KILLS = 20
 ROAD = Path(__file__).with_name("road.py")
@@ -23,20 +23,6 @@ ROAD = Path(__file__).with_name("road.py")
 def start(state: Path, modbus_port: int, mqtt_port: int, log: Path) -> subprocess.Popen[bytes]:
     with log.open("ab") as out:
         return subprocess.Popen([sys.executable, ROAD, state, str(modbus_port), str(mqtt_port)], stdout=out, stderr=out)
-
-
-def heads(state: Path) -> dict[tuple[int, str], int]:
-    """Return (epoch, lane) -> last committed seq, read without any code of the gateway."""
-    connection = sqlite3.connect(f"file:{state / 'log.db'}?mode=ro", uri=True)
-    try:
-        found: dict[tuple[int, str], int] = {}
-        for lane, number, epoch in connection.execute("SELECT lane, number, epoch FROM segments").fetchall():
-            name = ("rounds", "events")[lane]
-            (last,) = connection.execute(f"SELECT max(seq + n - 1) FROM {name}_{number:03d}").fetchone()
-            found[(epoch, name)] = max(found.get((epoch, name), 0), last or 0)
-        return found
-    finally:
-        connection.close()
 
 
 @pytest.mark.system

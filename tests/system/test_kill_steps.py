@@ -12,20 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from fluxedge.log.ranges import RangeSet
-from fluxedge.verify import Ledger
 from tests.conftest import Mosquitto, free_port
 from tests.system.consumer import Consumer
 from tests.system.kill_road import EVICTION_STEPS, STEPS
 from tests.system.modbus_peer import ModbusPeer
-from tests.system.test_kill import heads
+from tests.system.settled import Promise, heads, outstanding
 
 ROAD = Path(__file__).with_name("kill_road.py")
 ROOMY_KIB, TIGHT_KIB = 1 << 20, 128
 AT_OPENING = ("the epoch is judged, the witness is not written", "the witness is written, nothing has begun")
 NTH = 25  # commits run every 50 ms, messages follow them: the road has been working for a second or so
-
-Promise = dict[tuple[int, str], int]
 
 
 class Kills:
@@ -58,7 +54,7 @@ class Kills:
         process = self.start()
         deadline = time.monotonic() + 20
         try:
-            while outstanding(consumer, promised) and time.monotonic() < deadline:
+            while outstanding(consumer.verifier, promised) and time.monotonic() < deadline:
                 time.sleep(0.05)
         finally:
             process.kill()
@@ -68,23 +64,10 @@ class Kills:
         self._peer.close()
 
 
-def outstanding(consumer: Consumer, promised: Promise) -> dict[tuple[int, str], list[tuple[int, int]]]:
-    """Return the ranges that were promised, and have neither come nor been announced as a gap."""
-    found = {}
-    for (epoch, lane), head in promised.items():
-        ledger = consumer.verifier.ledgers.get(("gw", epoch, lane), Ledger())
-        wanted = RangeSet([(1, head)])
-        for lo, hi in [*ledger.seen, *ledger.gaps]:
-            wanted.remove(lo, hi)
-        if wanted:
-            found[epoch, lane] = list(wanted)
-    return found
-
-
 def announced(consumer: Consumer, promised: Promise) -> int:
     """Assert that everything promised is settled; return how many records were announced as gaps."""
     assert promised
-    assert outstanding(consumer, promised) == {}
+    assert outstanding(consumer.verifier, promised) == {}
     return sum(
         consumer.verifier.ledgers["gw", epoch, lane].gaps.count_upto(head) for (epoch, lane), head in promised.items()
     )

@@ -3,14 +3,13 @@
     Sample    one look at the machine; asks psutil at most once per kind, however many metrics need the answer
     METRICS   name -> (wire type, function of a Sample); None = this machine does not have it
 
-Bytes written since boot come from /sys/dev/block/MAJ:MIN/stat, field 7, sectors of 512 bytes whatever the device's own
-sector size (Documentation/block/stat.rst). A partition leads to its whole device: that is what wears.
+Bytes written since boot are those of the whole block device (block_device.py); what begins with flash_ comes from the
+gateway's own flash ledger and is about the device that holds the log, whatever `disk` names.
 """
 
 from __future__ import annotations
 
 import functools
-import os
 import time
 import typing
 from collections.abc import Callable
@@ -18,11 +17,9 @@ from pathlib import Path
 
 import psutil
 
+from fluxedge.block_device import SYS, bytes_written, whole_device_of
 from fluxedge.columns import Value
-
-SECTOR_BYTES = 512  # Documentation/block/stat.rst
-_STAT_SECTORS_WRITTEN = 6  # index of field 7
-SYS = Path("/sys")
+from fluxedge.spi import FlashView
 
 
 class Machine:
@@ -33,7 +30,8 @@ class Machine:
         self.interface = interface  # empty = all but the loopback
         self.process = psutil.Process()
         self.process.cpu_percent(None)  # psutil compares with the call before
-        self.block_stat = block_stat_of(disk, sys)
+        self.block = whole_device_of(disk, sys)
+        self.flash: FlashView | None = None  # lent by the gateway
         self._cpu_before = psutil.cpu_times()._asdict()
 
     def cpu_percent(self) -> float | None:
@@ -54,26 +52,6 @@ def busy_percent(before: dict[str, float], after: dict[str, float]) -> float | N
         return None
     idle = after["idle"] + after.get("iowait", 0.0) - before["idle"] - before.get("iowait", 0.0)
     return min(100.0, max(0.0, 100.0 * (1.0 - idle / passed)))
-
-
-def block_stat_of(path: str, sys: Path = SYS) -> Path | None:
-    """Return the statistics file of the whole block device that holds `path`; None where no single one does."""
-    try:
-        number = os.stat(path).st_dev
-    except OSError:
-        return None
-    device = sys / "dev" / "block" / f"{os.major(number)}:{os.minor(number)}"
-    if not device.exists():  # tmpfs, overlay, network, btrfs (several devices)
-        return None
-    device = device.resolve()
-    if (device / "partition").exists():
-        device = device.parent
-    return device / "stat"
-
-
-def bytes_written(block_stat: Path) -> int:
-    """Return the bytes written to a block device since boot."""
-    return int(block_stat.read_text().split()[_STAT_SECTORS_WRITTEN]) * SECTOR_BYTES
 
 
 class Sample:
@@ -113,7 +91,7 @@ class Sample:
 
     def written(self) -> int | None:
         """Return the bytes written to the disk's block device since boot."""
-        return None if self.machine.block_stat is None else bytes_written(self.machine.block_stat)
+        return None if self.machine.block is None else bytes_written(self.machine.block / "stat")
 
 
 class Metric(typing.NamedTuple):
@@ -121,6 +99,10 @@ class Metric(typing.NamedTuple):
 
     wire: str  # model.Point.wire
     look: Callable[[Sample], Value | None]
+
+
+def _flash(look: Callable[[FlashView], Value | None]) -> Callable[[Sample], Value | None]:
+    return lambda sample: None if sample.machine.flash is None else look(sample.machine.flash)
 
 
 METRICS: dict[str, Metric] = {
@@ -155,6 +137,13 @@ METRICS: dict[str, Metric] = {
     "process_pss": Metric("q", lambda s: s.machine.process.memory_full_info().pss),
     "process_fds": Metric("q", lambda s: s.machine.process.num_fds()),
     "process_threads": Metric("q", lambda s: s.machine.process.num_threads()),
+    "flash_written": Metric("q", _flash(lambda f: f.gateway_bytes)),
+    "flash_lifetime_written": Metric("q", _flash(lambda f: f.lifetime_bytes)),
+    "flash_bytes_per_point": Metric("d", _flash(lambda f: f.bytes_per_point)),
+    "flash_bytes_per_day": Metric("d", _flash(lambda f: f.bytes_per_day)),
+    "flash_device_bytes_per_day": Metric("d", _flash(lambda f: f.device_bytes_per_day)),
+    "flash_used_percent": Metric("d", _flash(lambda f: f.used_percent)),
+    "flash_life_days": Metric("d", _flash(lambda f: f.life_days)),
 }
 
 

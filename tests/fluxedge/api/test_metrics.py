@@ -32,7 +32,7 @@ def parse(text: str) -> dict[str, dict[str, float]]:
             continue
         match = SAMPLE.fullmatch(line)
         assert match, line
-        assert match[1] in (family, f"{family}_total", f"{family}_info")
+        assert match[1].removeprefix(family) in ("", "_total", "_info", "_bucket", "_count", "_sum")
         assert (match[2] or "") not in found.setdefault(match[1], {})
         found[match[1]][match[2] or ""] = float(match[3])
     return found
@@ -52,6 +52,22 @@ async def test_every_family_is_exposed_and_the_text_is_valid(tmp_path: Path) -> 
     assert found["fluxedge_uplink_behind_records"]['uplink="cloud",lane="rounds"'] > 0
     assert found["fluxedge_uplink_connected"]['uplink="cloud"'] == 0
     assert found["fluxedge_resident_memory_bytes"][""] > 10_000_000
+
+
+async def test_a_histogram_has_cumulative_buckets_a_count_and_a_sum(tmp_path: Path) -> None:
+    uplinks = {"cloud": UplinkCfg(url=f"mqtt://127.0.0.1:{free_port()}")}
+    async with running(tmp_path, config(uplinks=uplinks)) as run:
+        delivery = run.gateway.forwarders["cloud"].counters.live.delivery
+        for duration_s in (0.003, 0.003, 0.7, 1e6):
+            delivery.add(duration_s)
+        found = parse((await run.ask("GET", "/metrics")).body.decode())
+    name, labels = "fluxedge_uplink_delivery_seconds", 'uplink="cloud",stream="live"'
+    buckets = found[f"{name}_bucket"]
+    assert [buckets[f'{labels},le="{le}"'] for le in ("0.0025", "0.005", "0.5", "1.0", "86400.0", "+Inf")] == [
+        0, 2, 2, 3, 3, 4,
+    ]  # fmt: skip
+    assert found[f"{name}_count"][labels] == 4
+    assert found[f"{name}_sum"][labels] == 1000000.71
 
 
 async def test_everything_that_was_dropped_is_counted(run: Running) -> None:

@@ -66,7 +66,7 @@ async def test_every_format_is_oldest_first(run: Running, state: bool) -> None:
     assert seqs == list(range(seqs[0], seqs[0] + 5))
     assert seqs[-1] >= 30
     text = (await verb("log", "query", *where, "--limit", "5", "--format", "csv")).stdout_bytes.decode()
-    assert text.startswith("at,device,point,value,quality,unit,seq,epoch\r\n")
+    assert text.startswith("at,device,point,value,quality,unit,clock,seq,epoch\r\n")
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
     seqs = [int(row["seq"]) for row in rows]
     assert seqs == sorted(seqs)

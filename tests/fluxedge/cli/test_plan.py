@@ -69,7 +69,7 @@ def test_uplinks_say_where_what_goes_and_what_may_be_commanded(tmp_path: Path) -
 def test_disabled_devices_are_named_and_not_counted(tmp_path: Path) -> None:
     found = made(tmp_path)
     assert found.disabled == ["resting"]
-    assert found.counts() == "1 channel, 3 devices, 57 points, 1 uplink"
+    assert found.counts() == "1 channel, 3 devices, 64 points, 1 uplink"
 
 
 def test_the_gateways_name_is_given_remembered_or_open(tmp_path: Path) -> None:

@@ -51,6 +51,37 @@ async def test_what_was_dropped_is_said_only_when_something_was(run: Running, sa
     assert json.loads((await say("status", "--json")).stdout)["dropped"] == {"rounds": 1, "events": 3}
 
 
+async def test_what_the_log_costs_the_disk_is_said_as_soon_as_it_is_known(
+    run: Running, say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "flash" not in (await say("status")).stdout  # a rate needs a minute
+    flash = type(run.gateway.flash)
+    for name, figure in {
+        "bytes_per_point": 7.25, "bytes_per_day": 640 * 2**20, "device_bytes_per_day": 2**30, "used_percent": 20.0,
+        "life_days": 400.0,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(flash, name, figure)
+    (line,) = [line for line in (await say("status")).stdout.splitlines() if line.startswith("flash")]
+    assert line.split(maxsplit=1)[1] == (
+        "7.2 bytes a point, 640 MiB a day, 1.0 GiB a day to the disk in all; 20 % of its life used; "
+        "at this pace it lasts 400 days"
+    )
+    monkeypatch.setattr(flash, "bytes_per_point", None)
+    monkeypatch.setattr(flash, "bytes_per_day", None)
+    assert "flash     1.0 GiB a day to the disk in all; 20 %" in (await say("status")).stdout
+    assert json.loads((await say("status", "--json")).stdout)["flash"]["life_days"] == 400
+    monkeypatch.setattr(flash, "life_days", 4000.0)
+    assert "it lasts 11.0 years" in (await say("status")).stdout
+
+
+async def test_a_step_of_the_clock_is_said(run: Running, say) -> None:
+    assert not any(line.startswith("clock") for line in (await say("status")).stdout.splitlines())
+    run.gateway.clock_watch.stepped_at_ns = 1_780_000_000 * 10**9
+    run.gateway.clock_watch.step_ns = -7_200 * 10**9
+    (line,) = [line for line in (await say("status")).stdout.splitlines() if line.startswith("clock")]
+    assert "stepped by -7,200.0 s at 2026-0" in line
+
+
 async def test_json_is_one_object_with_everything(say) -> None:
     found = json.loads((await say("status", "--json")).stdout)
     assert found["devices"] == {"ok": 2, "disabled": 1}

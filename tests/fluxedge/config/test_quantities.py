@@ -16,7 +16,8 @@ def test_a_duration_is_a_number_with_a_unit(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("7B", 7), ("1kB", 1000), ("64KiB", 65536), ("4 GiB", 2**32), ("1TiB", 2**40)]
+    ("text", "size"),
+    [("7B", 7), ("1kB", 1000), ("64KiB", 65536), ("4 GiB", 2**32), ("1TiB", 2**40), ("30TB", 30 * 10**12)],
 )
 def test_a_size_is_a_number_with_a_unit(text: str, size: int) -> None:
     assert Bytes.parse(text) == size

@@ -40,6 +40,10 @@ def test_an_uplink_has_one_broker_or_several() -> None:
         (lambda: structs.UplinkCfg(url="x", message_bytes=Bytes(2**30)), "message: 1GiB is not between"),
         (lambda: structs.UplinkCfg(url="x", expiry_s=Seconds(0.5)), "expiry: 500ms is not at least 1s"),
         (lambda: structs.UplinkCfg(url="x", version="3.1.1", expiry_s=Seconds(5)), "expiry: only MQTT 5 knows it"),
+        (
+            lambda: structs.UplinkCfg(url="x", version="3.1.1", require_subscriber=True),
+            "require_subscriber: only MQTT 5 tells it",
+        ),
         (lambda: structs.UplinkCfg(url="x", version="3.1.1", password="p"), "password: MQTT 3.1.1 permits it only"),
         (lambda: structs.ChannelCfg(url="x", timeout_s=Seconds(0)), "timeout: 0ms is not between"),
         (lambda: structs.ChannelCfg(url="x", connect_timeout_s=Seconds(601)), "connect_timeout: 601s is not between"),

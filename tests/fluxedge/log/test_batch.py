@@ -58,7 +58,7 @@ def test_a_commit_can_be_written_twice_and_once_is_enough(connection: sqlite3.Co
     }  # fmt: skip
     commit = Commit(
         epoch=9, boot=2, now_ms=3, mono_ms=4, batch=batch, places=places, groups=[(1, group)],
-        changes=[(("u", 9, R), [(5, 6), (8, OPEN_END)])], aside=[("u", 9, R, 3, 4, "no", 5, b"payload")],
+        changes=[(("u", 9, R), [(5, 6), (8, OPEN_END)])], aside=[("u", 9, R, 3, 4, "no", 5, "text/plain", b"payload")],
         lost=[("u", 9, R, 7, 7, "damaged")],
     )  # fmt: skip
     first = commit.write(connection)

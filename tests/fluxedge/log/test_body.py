@@ -20,6 +20,7 @@ from fluxedge.log.body import (
     close_body,
     pack_event,
     pack_round,
+    raw_rounds,
     records,
 )
 from fluxedge.model import Event, Group, Lane, Point, Quality, Record, Round
@@ -220,3 +221,19 @@ def test_an_event_with_a_name_that_is_not_utf8_is_stored_with_it_escaped() -> No
     (record,) = records(row, {})
     shown = "devices/\\udcff\\udcfe.toml"
     assert record.body == Event("config", f"file:{shown}", 1, 2, {"files": [shown], "raw": b"\xff", "n": {shown: 1}})
+
+
+@given(st.lists(rounds(), min_size=1, max_size=5), st.data())
+def test_raw_rounds_are_the_rounds_without_their_values(made: list[Round], data: st.DataObject) -> None:
+    groups = {i: one.group for i, one in enumerate(made)}
+    row = row_of(Lane.ROUNDS, [pack_round(i, one) for i, one in enumerate(made)], seq=40)
+    found = raw_rounds(row, groups)
+    assert [seq for seq, _ in found] == list(range(40, 40 + len(made)))
+    for (_, raw), one in zip(found, made, strict=True):
+        assert (raw.at_ns, raw.mono_ns, raw.flags) == (one.at_ns, one.arrived_mono_ns, one.flags)
+        assert (raw.quality, raw.columns) == (one.quality, one.group.codec.pack(one.raws, one.quality))
+    only = data.draw(st.sets(st.sampled_from(range(len(made)))))
+    assert raw_rounds(row, groups, only) == [pair for pair in found if pair[1].group_id in only]
+    cut = row_of(Lane.ROUNDS, [pack_round(0, made[0])[:-1]])
+    with pytest.raises(DamagedBody):
+        raw_rounds(cut, groups)

@@ -29,6 +29,7 @@ def reopen(state: Path, epoch_ns: int = START_NS) -> Opened:
     clock.now_ns = epoch_ns
     opened = open_log(state / "log.db", state / "log.witness", clock)
     opened.connection.close()
+    write_witness(state / "log.witness", state / "log.db", opened.epoch, opened.heads)  # as Log.close does
     return opened
 
 
@@ -177,7 +178,7 @@ def test_a_newer_schema_is_refused_in_clear_words(tmp_path: Path) -> None:
     connection = connect(tmp_path / "log.db")
     connection.execute("UPDATE meta SET v = 99 WHERE k = 'schema'")
     connection.close()
-    with pytest.raises(LinkProblem, match=r"has schema 99, this version of fluxedge knows 1") as caught:
+    with pytest.raises(LinkProblem, match=r"has schema 99, this version of fluxedge knows 2") as caught:
         reopen(tmp_path)
     assert "another version" in caught.value.hint
 
@@ -221,7 +222,8 @@ def test_a_folder_that_does_not_exist_is_a_problem(tmp_path: Path) -> None:
 def as_nobody(code: str, *arguments: object) -> str:
     """Run code in a process that root's rights do not help; return what it prints."""
     drop = "import os; os.getuid() or (os.setgroups([]), os.setgid(65534), os.setuid(65534))\n"
-    text = f"import sys; from pathlib import Path\nimport fluxedge.log.database as d\n{drop}{textwrap.dedent(code)}"
+    head = "import sys; from pathlib import Path\nimport fluxedge.log.database as d\nd.migrations.tables()\n"
+    text = f"{head}{drop}{textwrap.dedent(code)}"
     command = [sys.executable, "-c", text, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path.cwd()).stdout
 
@@ -256,6 +258,55 @@ def test_two_gateways_do_not_share_a_log(tmp_path: Path) -> None:
         lock(tmp_path / "log.lock")
     first.close()
     lock(tmp_path / "log.lock").close()
+
+
+def test_what_the_witness_saw_and_the_log_has_not_is_told(tmp_path: Path) -> None:
+    first = reopen(tmp_path)
+    write(tmp_path, first.epoch, 1, 10)
+    write_witness(tmp_path / "log.witness", tmp_path / "log.db", first.epoch, {Lane.ROUNDS: 25, Lane.EVENTS: 4})
+    assert reopen(tmp_path).missing == [(first.epoch, Lane.ROUNDS, 11, 25), (first.epoch, Lane.EVENTS, 1, 4)]
+    assert reopen(tmp_path).missing == []
+
+
+def test_a_log_that_is_no_file_is_damage(tmp_path: Path) -> None:
+    (tmp_path / "log.db").mkdir()
+    with pytest.raises(LinkProblem, match="is no file") as caught:
+        reopen(tmp_path)
+    assert caught.value.code == "log-damaged"
+
+
+def test_an_empty_file_is_as_good_as_none(tmp_path: Path) -> None:
+    (tmp_path / "log.db").touch()
+    assert reopen(tmp_path).new_epoch_because == ""
+    (tmp_path / "log.db").write_bytes(b"")
+    assert "gone" in reopen(tmp_path).new_epoch_because
+
+
+@pytest.mark.parametrize("page", [1, 2])
+def test_a_look_at_a_log_changes_no_byte(tmp_path: Path, page: int) -> None:
+    reopen(tmp_path)
+    path = tmp_path / "log.db"
+    body = bytearray(path.read_bytes())
+    body[(page - 1) * 1024 + 100 : page * 1024] = b"\xaa" * 924
+    path.write_bytes(body)
+    with pytest.raises(LinkProblem):
+        reopen(tmp_path)
+    assert path.read_bytes() == body
+
+
+def test_the_log_knows_under_which_name_it_was_sent(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    assert database.remembered_id(path) == ""
+    reopen(tmp_path)
+    assert database.remembered_id(path) == ""
+    connection = connect(path)
+    for name in ("gw-1", "gw-2"):
+        database.remember_id(connection, name)
+        assert database.remembered_id(path) == name
+    connection.close()
+    for content in (b"", b"garbage" * 999):
+        path.write_bytes(content)
+        assert database.remembered_id(path) == ""
 
 
 def test_an_opening_that_fails_leaves_nothing_half_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

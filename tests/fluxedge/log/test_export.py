@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from fluxedge.log.export import as_object, export_csv, export_jsonl, iso
+from fluxedge.log.placing import Places
 from fluxedge.model import Event, Flag, Group, Lane, Point, Quality, Record, Round
 
 AT_NS = 1_780_000_000_123_456_789
@@ -39,17 +40,17 @@ async def as_csv(*records: Record, lane: Lane = Lane.ROUNDS) -> str:
 
 async def test_csv_has_a_line_per_value() -> None:
     text = await as_csv(rounds(1.5, 'says "hi", then\nleaves', True, 2**64 - 1, b"\xff\x00"))
-    assert text.split("\r\n")[0] == "at,device,point,value,quality,unit,seq,epoch"
+    assert text.split("\r\n")[0] == "at,device,point,value,quality,unit,clock,seq,epoch"
     assert '"says ""hi"", then\nleaves"' in text
     assert text.endswith("\r\n")
     _, *lines = csv.reader(io.StringIO(text, newline=""))
     at = "2026-05-28T20:26:40.123456Z"
     assert lines == [
-        [at, "m1", "flow", "1.5", "GOOD", "m3/h", "42", "7"],
-        [at, "m1", "name", 'says "hi", then\nleaves', "GOOD", "", "42", "7"],
-        [at, "m1", "on", "true", "GOOD", "", "42", "7"],
-        [at, "m1", "count", "18446744073709551615", "GOOD", "", "42", "7"],
-        [at, "m1", "raw", "/wA=", "GOOD", "", "42", "7"],
+        [at, "m1", "flow", "1.5", "GOOD", "m3/h", "", "42", "7"],
+        [at, "m1", "name", 'says "hi", then\nleaves', "GOOD", "", "", "42", "7"],
+        [at, "m1", "on", "true", "GOOD", "", "", "42", "7"],
+        [at, "m1", "count", "18446744073709551615", "GOOD", "", "", "42", "7"],
+        [at, "m1", "raw", "/wA=", "GOOD", "", "", "42", "7"],
     ]
 
 
@@ -63,10 +64,10 @@ async def test_csv_of_events_and_of_nothing() -> None:
     event = Record(7, Lane.EVENTS, 9, 3, Event("audit", "gateway", AT_NS, 1, {"by": "a, b"}))
     text = await as_csv(event, lane=Lane.EVENTS)
     assert text == (
-        "at,item,kind,data,seq,epoch\r\n"
-        '2026-05-28T20:26:40.123456Z,gateway,audit,"{""by"":""a, b""}",9,7\r\n'
+        "at,item,kind,data,clock,seq,epoch\r\n"
+        '2026-05-28T20:26:40.123456Z,gateway,audit,"{""by"":""a, b""}",,9,7\r\n'
     )  # fmt: skip
-    assert await as_csv() == "at,device,point,value,quality,unit,seq,epoch\r\n"
+    assert await as_csv() == "at,device,point,value,quality,unit,clock,seq,epoch\r\n"
 
 
 async def test_large_exports_are_written_in_pieces() -> None:
@@ -123,3 +124,39 @@ def test_a_round_of_plain_values_is_an_object_without_quality() -> None:
     assert "quality" not in body
     assert Quality.GOOD == 0
     assert isinstance(group.round((1.0, 2), 0, 0), Round)
+
+
+# --- records that were stamped before the clock was set ---------------------------------------------------------------
+
+PLACES = Places([(3, 10, AT_NS // 10**6, "ntp")])  # boot 3 was 10 ms old then
+
+
+async def placed_csv(lane: Lane, *records: Record) -> list[list[str]]:
+    written: list[str] = []
+    await export_csv(stream(*records), written.append, lane, PLACES)
+    return list(csv.reader(io.StringIO("".join(written), newline="")))[1:]
+
+
+async def test_an_unsynced_record_stands_where_the_clock_rows_place_it_and_says_so() -> None:
+    round_ = rounds(1.5, "", True, 1, b"", flags=Flag.CLOCK_UNSYNCED)  # 5 us after the boot
+    event = Record(7, Lane.EVENTS, 9, 3, Event("audit", "gateway", 0, 5_000, flags=Flag.CLOCK_UNSYNCED))
+    placed_ns = AT_NS // 10**6 * 10**6 - 10**7 + 5_000
+    for record in (round_, event):
+        body = as_object(record, PLACES)
+        assert (body["at_ns"], body["at"]) == (str(placed_ns), iso(placed_ns))
+        assert body["unsynced"] == {"boot": 3, "mono_us": 5, "stamped_ns": str(record.body.at_ns)}
+    (line, *_), (event_line,) = await placed_csv(Lane.ROUNDS, round_), await placed_csv(Lane.EVENTS, event)
+    assert line == [iso(placed_ns), "m1", "flow", "1.5", "GOOD", "m3/h", "placed", "42", "7"]
+    assert event_line == [iso(placed_ns), "gateway", "audit", "{}", "placed", "9", "7"]
+
+
+async def test_what_nobody_can_place_keeps_its_stamp_and_is_marked() -> None:
+    record = Record(7, Lane.EVENTS, 9, 2, Event("audit", "gateway", 0, 5_000, flags=Flag.CLOCK_UNSYNCED))
+    assert await placed_csv(Lane.EVENTS, record) == [[iso(0), "gateway", "audit", "{}", "unsynced", "9", "7"]]
+    assert as_object(record, PLACES)["unsynced"] == {"boot": 2, "mono_us": 5}
+
+
+async def test_a_devices_own_time_is_never_moved() -> None:
+    record = rounds(1.5, "", True, 1, b"", flags=Flag.CLOCK_UNSYNCED | Flag.SOURCE_TIME)
+    assert as_object(record, PLACES)["at_ns"] == str(AT_NS)
+    assert (await placed_csv(Lane.ROUNDS, record))[0][0] == iso(AT_NS)

@@ -9,7 +9,7 @@ import pytest
 from fluxedge.log import Batch, intents
 from fluxedge.problems import LinkProblem
 from tests.fluxedge.log.conftest import OpenLog
-from tests.fluxedge.log.fake_clock import FakeClock
+from tests.fluxedge.log.fake_clock import DAY_S, FakeClock
 
 
 async def test_commands_beyond_their_number_are_forgotten_however_young(
@@ -74,3 +74,32 @@ async def test_what_cannot_be_read_is_a_problem_and_no_unknown_key(open_log: Ope
     connection.close()
     with pytest.raises(LinkProblem, match="log-damaged"):
         await log.command_result("k1")
+
+
+async def test_a_command_from_before_the_clock_was_set_is_remembered_for_a_day_from_then_on(
+    open_log: OpenLog, clock: FakeClock
+) -> None:
+    clock.is_trusted = False
+    log = open_log()
+    stamps = [intents.stamp_ms(log.trusted_ms(), mono_ms) for mono_ms in (1_000, 2_000)]
+    assert stamps[0] < stamps[1] < 0  # the oldest goes first when there are too many
+    await log.commit(Batch(intents=[("k", stamps[0], b"ask")], results=[("k", b"done")]))
+    clock.advance(10 * DAY_S)
+    await log.housekeep([])
+    clock.is_trusted = True
+    assert intents.stamp_ms(log.trusted_ms(), 3_000) == clock.wall_ns() // 10**6
+    for _ in range(2):
+        await log.housekeep([])
+        assert await log.command_result("k") is not None
+        clock.advance(0.9 * DAY_S)
+    await log.housekeep([])
+    assert await log.command_result("k") is None
+
+
+async def test_a_clock_that_leaps_forgets_no_command(open_log: OpenLog, clock: FakeClock) -> None:
+    log = open_log()
+    at_ms = intents.stamp_ms(log.trusted_ms(), 0)
+    await log.commit(Batch(intents=[("k", at_ms, b"ask")], results=[("k", b"done")]))
+    clock.now_ns += int(365 * DAY_S) * 10**9
+    await log.housekeep([])
+    assert await log.command_result("k") is not None

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fluxedge.log import Batch, Log, LogFault, retention
-from fluxedge.log.retention import Limits, Usage, must_rotate, oldest_out
+from fluxedge.log.retention import Fate, Limits, Usage, must_rotate, next_out
 from fluxedge.log.segments import Segment
 from fluxedge.model import OPEN_END, Lane
 from tests.fluxedge.log.conftest import OpenLog
@@ -19,8 +19,12 @@ from tests.fluxedge.log.fake_clock import DAY_S, START_NS, FakeClock, event_of, 
 
 MiB = 1 << 20
 NOW_MS = START_NS // 10**6
-DAY_MS = 86_400_000
-LIMITS = Limits(100 * MiB, 10 * MiB, {Lane.ROUNDS: 30 * DAY_MS, Lane.EVENTS: 400 * DAY_MS}, 16 * MiB, 3 * DAY_MS)
+DAY_MS, HOUR_MS = 86_400_000, 3_600_000
+LIMITS = Limits(
+    100 * MiB, 10 * MiB, {Lane.ROUNDS: 30 * DAY_MS, Lane.EVENTS: 400 * DAY_MS}, 16 * MiB,
+    {Lane.ROUNDS: HOUR_MS, Lane.EVENTS: DAY_MS},
+)  # fmt: skip
+OWED, DELIVERED = Fate(owed=True, copied=False), Fate(owed=False, copied=False)
 ROOM = Usage(used_bytes=1 * MiB, spare_bytes=0, free_bytes=1000 * MiB)
 
 
@@ -34,8 +38,11 @@ def held(*lanes: tuple[Lane, list[int]], size: int = MiB) -> list[Segment]:
     return made
 
 
-def out(segments: list[Segment], usage: Usage = ROOM, now_ms: int | None = NOW_MS) -> tuple[str, str] | None:
-    found = oldest_out(segments, LIMITS, usage, now_ms)
+def out(
+    segments: list[Segment], usage: Usage = ROOM, now_ms: int | None = NOW_MS, **fates: Fate
+) -> tuple[str, str] | None:
+    """Return which segment goes and why; a segment is owed where `fates` do not name its table."""
+    found = next_out(segments, LIMITS, usage, now_ms, lambda segment: fates.get(segment.table, OWED))
     return found and (found[0].table, found[1])
 
 
@@ -58,6 +65,27 @@ def test_the_lane_that_holds_more_loses_its_oldest() -> None:
     assert out(segments, full) == ("rounds_001", "backlog")
     segments[3].body_bytes = 50 * MiB
     assert out(segments, full) == ("events_001", "backlog")
+
+
+def test_rounds_go_as_soon_as_they_are_copied_and_delivered() -> None:
+    segments = held((Lane.ROUNDS, [3, 2, 1]), (Lane.EVENTS, [3, 2, 1]))
+    done = Fate(owed=False, copied=True)
+    assert out(segments, rounds_002=done) == ("rounds_002", "compacted")
+    assert out(segments, rounds_002=Fate(owed=True, copied=True)) is None
+    assert out(segments, rounds_002=Fate(owed=False, copied=False)) is None
+    assert out(segments, rounds_003=done) is None, "the current segment grows"
+    assert out(segments, events_001=done) is None, "events are kept until they are too old"
+    assert out(segments, now_ms=None, rounds_001=done) == ("rounds_001", "compacted")
+
+
+def test_what_nobody_waits_for_goes_first_and_history_goes_before_delivery() -> None:
+    full = Usage(99 * MiB, 0, 1000 * MiB)
+    segments = held((Lane.ROUNDS, [9, 8, 7, 6, 5]))
+    assert out(segments, full) == ("rounds_001", "backlog")
+    copied = Fate(owed=True, copied=True)
+    assert out(segments, full, rounds_003=copied) == ("rounds_003", "backlog")
+    assert out(segments, full, rounds_003=copied, rounds_002=DELIVERED) == ("rounds_002", "backlog")
+    assert out(segments, full, rounds_002=DELIVERED, rounds_004=DELIVERED) == ("rounds_002", "backlog")
 
 
 def test_a_whole_segment_still_fits_below_the_cap() -> None:
@@ -84,9 +112,12 @@ def test_segments_made_under_an_untrusted_clock_age_with_the_next_trusted_one() 
 
 
 def test_a_segment_is_closed_by_size_by_age_and_when_the_clock_gets_trusted() -> None:
-    (segment,) = held((Lane.ROUNDS, [2]))
-    assert not must_rotate(segment, LIMITS, NOW_MS)
+    (segment,) = held((Lane.EVENTS, [0]))
+    assert not must_rotate(segment, LIMITS, NOW_MS + DAY_MS - 1)
     assert must_rotate(segment, LIMITS, NOW_MS + DAY_MS)
+    (segment,) = held((Lane.ROUNDS, [0]))
+    assert not must_rotate(segment, LIMITS, NOW_MS + HOUR_MS - 1)
+    assert must_rotate(segment, LIMITS, NOW_MS + HOUR_MS)
     assert not must_rotate(segment, LIMITS, None)
     segment.created_ms = 0
     assert not must_rotate(segment, LIMITS, None)

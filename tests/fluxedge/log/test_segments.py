@@ -18,7 +18,7 @@ from tests.fluxedge.log.fake_clock import START_NS, FakeClock
 
 @pytest.fixture
 def connection(tmp_path) -> Iterator[sqlite3.Connection]:  # type: ignore[no-untyped-def]
-    assert SCHEMA == 1
+    assert SCHEMA == 2
     opened = open_log(tmp_path / "log.db", tmp_path / "log.witness", FakeClock()).connection
     yield opened
     opened.close()

@@ -292,6 +292,33 @@ def test_the_schema_of_columns_refuses_what_is_wrong(change: typing.Callable[[Js
     assert not COLUMNS.is_valid(broken(found, change))
 
 
+@pytest.mark.parametrize(
+    ("marks", "said"),
+    [
+        (formats.Marks(), {}),
+        (formats.Marks(historical=True), {"historical": True}),
+        (formats.Marks(durable=False), {"durable": False}),
+        (formats.Marks(historical=True, durable=False), {"historical": True, "durable": False}),
+    ],
+)
+@pytest.mark.parametrize(
+    ("form", "schema", "lane"),
+    [("json", ROUNDS, "rounds"), ("json-columns", COLUMNS, "rounds"), ("json", EVENTS, "events")],
+)
+def test_a_message_of_the_backlog_or_of_memory_says_so_and_fits_its_schema(
+    marks: formats.Marks, said: Json, form: str, schema: typing.Any, lane: str
+) -> None:
+    group = WIDE.round(RAWS, AT_NS, MONO_NS)
+    records = rounds(group) if lane == "rounds" else events(Event("start", "gateway", AT_NS, MONO_NS))
+    made = formats.message("gw", form, records, marks)
+    found: Json = json.loads(made.payload)
+    assert {key: found[key] for key in ("historical", "durable") if key in found} == said
+    assert (made.historical, made.durable) == marks
+    assert schema.is_valid(found)
+    assert not schema.is_valid({**found, "historical": False})
+    assert not schema.is_valid({**found, "durable": True})
+
+
 def test_the_schema_of_events_refuses_a_gap_without_a_range() -> None:
     gap = {"uplink": "cloud", "epoch": 1, "lane": "rounds", "lo": 1, "hi": 9, "why": "damaged"}
     found = payload("json", events(Event("gap", "uplink:cloud", AT_NS, MONO_NS, gap)))

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import random
+import dataclasses
 import typing
 from pathlib import Path
 
 import pytest
 
-from fluxedge.clock import SystemClock
 from fluxedge.config.quantities import Seconds
-from fluxedge.config.structs import LogCfg, TopicsCfg, UplinkCfg
-from fluxedge.log import Batch, Log
-from fluxedge.model import Group, Lane, Point
-from fluxedge.problems import LinkProblem, Problem, ProblemBook, Refused
+from fluxedge.config.structs import TopicsCfg, UplinkCfg
+from fluxedge.model import Lane
+from fluxedge.problems import LinkProblem, Problem, Refused
 from fluxedge.spi import Message, UplinkCommand
 from fluxedge.uplinks import formats
-from fluxedge.uplinks.forward import Forwarder
 from fluxedge.uplinks.mqtt import MqttUplink
 from tests.conftest import Mosquitto, free_port
 from tests.fluxedge.listener import Listener
-from tests.fluxedge.scripted_broker import ScriptedBroker, until
+from tests.fluxedge.scripted_broker import Peer as BrokerPeer
+from tests.fluxedge.scripted_broker import Published, ScriptedBroker, until
+from tests.fluxedge.uplinks.road import Road
 
 ROUNDS, EVENTS, STATUS = "fluxedge/gw/rounds", "fluxedge/gw/events", "fluxedge/gw/status"
 REQUEST, RESPONSE = "fluxedge/gw/cmd/request", "fluxedge/gw/cmd/response"
@@ -74,6 +73,17 @@ async def test_a_message_says_what_it_is_in_its_properties() -> None:
     assert broker.connects[0].client_id == "gw-cloud"
 
 
+async def test_the_backlog_and_what_is_in_memory_only_are_marked_in_the_properties() -> None:
+    async with ScriptedBroker() as broker:
+        uplink = uplink_of(broker.port)
+        await uplink.open()
+        await uplink.send(dataclasses.replace(message(), historical=True))
+        await uplink.send(dataclasses.replace(message(), durable=False))
+        await uplink.close()
+    marks = [p.properties["user_property"][5:] for p in broker.records()]
+    assert marks == [[("historical", "true")], [("durable", "false")]]
+
+
 async def test_topics_are_templates() -> None:
     async with ScriptedBroker() as broker:
         topics = TopicsCfg(rounds="werk/{gateway}/r", status="werk/{gateway}/s")
@@ -123,6 +133,25 @@ async def test_what_cannot_go_now_stays(code: int, problem: str, advice: str) ->
     error = await outcome(code)
     assert isinstance(error, LinkProblem)
     assert (error.code, error.advice) == (problem, advice)
+
+
+async def test_an_uplink_is_greeted_when_the_broker_answers_its_status_be_it_with_a_refusal() -> None:
+    for code in (0, 0x87):
+        async with ScriptedBroker(puback_code=code) as broker:
+            uplink = uplink_of(broker.port)
+            await uplink.open()
+            await asyncio.wait_for(uplink.greeted.wait(), 5)
+            await uplink.close()
+    async with ScriptedBroker(acks=False) as broker:
+        uplink = uplink_of(broker.port)
+        await uplink.open()
+        await until(lambda: broker.published)
+        await asyncio.sleep(0.02)
+        broker.peer.drop()
+        with pytest.raises(LinkProblem):
+            await uplink.wait_closed()
+        assert not uplink.greeted.is_set()
+        await uplink.close()
 
 
 async def test_nobody_subscribing_is_told_per_lane_and_taken_back() -> None:
@@ -339,44 +368,6 @@ async def test_our_own_answer_is_no_command(broker: Mosquitto) -> None:
 
 # --- with the forward loop --------------------------------------------------------------------------------------------
 
-GROUP = Group("m", "main", (Point("n", "H"),))
-
-
-class Road:
-    """A log and a forwarder with real MQTT uplinks."""
-
-    def __init__(self, state_dir: Path, ports: list[int], **cfg: typing.Any) -> None:
-        self.clock = SystemClock()
-        self.log = Log(state_dir, LogCfg(), self.clock)
-        self.problems = ProblemBook(self.clock.wall_ns)
-        self.cfg = UplinkCfg(url=[f"mqtt://127.0.0.1:{port}" for port in ports], **cfg)
-        self.log.begin_uplink("cloud", list(Lane), "oldest")
-
-        def connect(number: int, old_version: bool) -> MqttUplink:
-            url = self.cfg.urls[number % len(ports)]
-            return MqttUplink("cloud", self.cfg, url, "gw", "", None, "3.1.1" if old_version else "5", None)
-
-        self.forwarder = Forwarder(
-            "cloud", "gw", "json", 4096, list(Lane), connect, self.log, self.problems, self.clock, random.Random(1),
-            brokers=len(ports), sleep=lambda _pause_s: asyncio.sleep(0.01),
-        )  # fmt: skip
-        self.task = asyncio.create_task(self.forwarder.run())
-
-    async def commit(self, count: int = 1) -> None:
-        batch = Batch()
-        for number in range(count):
-            self.log.add_round(batch, GROUP.round((number,), self.clock.wall_ns(), self.clock.mono_ns()))
-        await self.log.commit(batch)
-
-    @property
-    def delivered(self) -> int:
-        return self.forwarder.counters.records
-
-    async def close(self) -> None:
-        self.task.cancel()
-        await asyncio.wait([self.task])
-        await self.log.close()
-
 
 async def test_the_next_broker_takes_over_and_keeps_the_connection(tmp_path: Path) -> None:
     async with ScriptedBroker() as first, ScriptedBroker() as second:
@@ -420,6 +411,33 @@ async def test_what_the_broker_refuses_for_now_stays_and_goes_later(tmp_path: Pa
         broker.code_of = None
         await until(lambda: road.delivered == 10)
         await until(lambda: not len(road.problems))
+        await road.close()
+
+
+async def test_where_a_subscriber_is_required_nothing_goes_before_there_is_one(tmp_path: Path) -> None:
+    async with ScriptedBroker(code_of=lambda p: 0 if p.topic == STATUS else 0x10) as broker:
+        road = Road(tmp_path, [broker.port], require_subscriber=True)
+        await road.commit(10)
+        await until(lambda: len(broker.connects) >= 4)
+        assert road.delivered == 0
+        assert next(iter(road.log.cursors.of("cloud", Lane.ROUNDS)))[1].intersect(1, 10) == [(1, 10)]
+        assert [standing.code for standing in road.problems] == ["uplink-no-subscribers"]
+        broker.code_of = None
+        await until(lambda: road.delivered == 10)
+        await until(lambda: not len(road.problems))
+        await road.close()
+
+
+async def test_a_broker_that_finds_a_packet_too_large_gets_smaller_ones(tmp_path: Path) -> None:
+    def too_large(peer: BrokerPeer, published: Published) -> None:
+        if len(published.payload) > 1000:
+            peer.disconnect(0x95)
+
+    async with ScriptedBroker(on_publish=too_large) as broker:
+        road = Road(tmp_path, [broker.port])
+        await road.commit(100)
+        await until(lambda: road.delivered == 100, 20)
+        assert road.forwarder.counters.refused == 0
         await road.close()
 
 

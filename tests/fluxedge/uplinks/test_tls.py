@@ -27,7 +27,8 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
     authority.issue("broker")
     authority.issue("named", "DNS:broker.example")
     authority.issue("client")
-    Authority(directory, "other")
+    authority.issue("expired", days=0)
+    Authority(directory, "other").issue("stranger")
     return directory
 
 
@@ -82,6 +83,7 @@ async def test_verification_can_be_switched_off(secured: Mosquitto, pki: Path) -
 async def test_the_name_in_the_certificate_counts(secured: Mosquitto, pki: Path) -> None:
     problem = await refused(secured, pki, ca="ca.crt")
     assert "IP address mismatch" in problem.message
+    assert "tls.server_name" in problem.hint
     await connect(secured, pki, ca="ca.crt", server_name="broker.example")
     await refused(secured, pki, ca="ca.crt", server_name="other.example")
 
@@ -91,6 +93,31 @@ async def test_a_client_certificate_is_shown_where_it_is_wanted(secured: Mosquit
     await connect(secured, pki, ca="ca.crt", certificate="client.crt", key="client.key")
     problem = await refused(secured, pki, ca="ca.crt")
     assert "client certificate" in problem.hint
+
+
+@pytest.mark.parametrize("secured", ["expired"], indirect=True)
+async def test_an_expired_certificate_of_the_broker_is_told_with_the_clock_as_a_suspect(
+    secured: Mosquitto, pki: Path
+) -> None:
+    problem = await refused(secured, pki, ca="ca.crt")
+    assert "certificate has expired" in problem.message
+    assert "clock" in problem.hint
+
+
+@pytest.mark.parametrize("secured", ["broker|require_certificate true"], indirect=True)
+@pytest.mark.parametrize(("name", "said"), [("stranger", "authority"), ("expired", "expired")])
+async def test_a_client_certificate_that_the_broker_does_not_take_is_named(
+    secured: Mosquitto, pki: Path, name: str, said: str
+) -> None:
+    problem = await refused(secured, pki, ca="ca.crt", certificate=f"{name}.crt", key=f"{name}.key")
+    assert "tls.certificate" in problem.hint
+    assert said in problem.hint or "may refuse" in problem.hint  # with TLS 1.3 the broker's alert may be lost
+
+
+@pytest.mark.parametrize("secured", ["broker|require_certificate true|tls_version tlsv1.2"], indirect=True)
+async def test_without_tls_1_3_a_refused_client_certificate_is_told_in_words(secured: Mosquitto, pki: Path) -> None:
+    problem = await refused(secured, pki, ca="ca.crt", certificate="expired.crt", key="expired.key")
+    assert "tls.certificate" in problem.hint
 
 
 async def test_tls_to_a_plain_port_says_so(broker: Mosquitto, pki: Path) -> None:

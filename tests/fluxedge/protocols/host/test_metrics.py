@@ -12,9 +12,7 @@ from fluxedge.protocols.host.metrics import (
     METRICS,
     Machine,
     Sample,
-    block_stat_of,
     busy_percent,
-    bytes_written,
     look_at,
 )
 
@@ -37,40 +35,47 @@ def test_without_passed_time_there_is_no_load() -> None:
     assert busy_percent(BEFORE, BEFORE) is None
 
 
-def test_sectors_of_512_bytes_are_counted(tmp_path: Path) -> None:
-    (tmp_path / "stat").write_text(STAT)
-    assert bytes_written(tmp_path / "stat") == 15791112 * 512
-
-
-def fake_sys(folder: Path, number: int, *, partition: bool) -> Path:
-    """Make /sys for a device number: a disk sda, with the number on sda2 or on sda itself."""
-    disk = folder / "devices" / "sda"
-    holder = disk / "sda2" if partition else disk
-    holder.mkdir(parents=True)
-    (disk / "stat").write_text(STAT)
-    if partition:
-        (holder / "stat").write_text(STAT.replace("15791112", "1"))
-        (holder / "partition").write_text("2\n")
-    links = folder / "dev" / "block"
-    links.mkdir(parents=True)
-    (links / f"{os.major(number)}:{os.minor(number)}").symlink_to(holder)
-    return folder
-
-
-@pytest.mark.parametrize("partition", [True, False])
-def test_a_partition_leads_to_its_whole_disk(tmp_path: Path, partition: bool) -> None:
-    sys = fake_sys(tmp_path / "sys", tmp_path.stat().st_dev, partition=partition)
-    found = block_stat_of(str(tmp_path), sys)
-    assert found is not None
-    assert bytes_written(found) == 15791112 * 512
-
-
 def test_a_path_on_no_block_device_has_no_wear(tmp_path: Path) -> None:
     (tmp_path / "dev" / "block").mkdir(parents=True)
-    assert block_stat_of(str(tmp_path), tmp_path) is None
-    assert block_stat_of(str(tmp_path / "missing")) is None
     machine = Machine(disk=str(tmp_path), interface="", sys=tmp_path)
     assert look_at(METRICS["disk_written"], Sample(machine)) is None
+
+
+def test_the_bytes_written_to_the_disk_are_those_of_its_block_device(tmp_path: Path) -> None:
+    number = tmp_path.stat().st_dev
+    (tmp_path / "dev" / "block" / f"{os.major(number)}:{os.minor(number)}").mkdir(parents=True)
+    (tmp_path / "dev" / "block" / f"{os.major(number)}:{os.minor(number)}" / "stat").write_text(STAT)
+    machine = Machine(disk=str(tmp_path), interface="", sys=tmp_path)
+    assert look_at(METRICS["disk_written"], Sample(machine)) == 15791112 * 512
+
+
+class Flash:
+    """What a ledger tells; of some of it nothing."""
+
+    gateway_bytes = 5
+    device_bytes: int | None = 6
+    lifetime_bytes: int | None = 7
+    bytes_per_point: float | None = 7.5
+    bytes_per_day: float | None = 8.5
+    device_bytes_per_day: float | None = 9.5
+    used_percent: float | None = 10.0
+    life_days: float | None = None
+
+
+def test_the_flash_ledger_is_asked_where_there_is_one() -> None:
+    machine = Machine(disk="/", interface="")
+    names = [name for name in METRICS if name.startswith("flash_")]
+    assert {look_at(METRICS[name], Sample(machine)) for name in names} == {None}
+    machine.flash = Flash()
+    assert {name: look_at(METRICS[name], Sample(machine)) for name in names} == {
+        "flash_written": 5,
+        "flash_lifetime_written": 7,
+        "flash_bytes_per_point": 7.5,
+        "flash_bytes_per_day": 8.5,
+        "flash_device_bytes_per_day": 9.5,
+        "flash_used_percent": 10.0,
+        "flash_life_days": None,
+    }
 
 
 def test_every_metric_gives_its_type_or_nothing() -> None:

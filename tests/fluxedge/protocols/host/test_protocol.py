@@ -105,3 +105,19 @@ async def test_the_shipped_driver_loads_and_reads(tmp_path: Path) -> None:
             assert point.unit, point.name
     metrics = {point.metric for point in driver_cfg.points.values() if isinstance(point, HostPointCfg)}
     assert metrics == set(METRICS), "the driver file lists them all"
+
+
+async def test_the_flash_ledger_is_lent_by_the_gateway() -> None:
+    made = driver(per_point=HostPointCfg(metric="flash_bytes_per_point"))
+    protocol = HostProtocol.build("gw", DeviceCfg(driver="host"), made)
+    (group,) = protocol.groups
+    assert (await protocol.read(None, group)).quality == bytes([Quality.BAD])
+
+    class Ledger:
+        gateway_bytes = 0
+        device_bytes = lifetime_bytes = None
+        bytes_per_point = 7.5
+        bytes_per_day = device_bytes_per_day = used_percent = life_days = None
+
+    protocol.lend(Ledger())
+    assert (await protocol.read(None, group)).values == (7.5,)

@@ -1,0 +1,1 @@
+"""History: rounds of closed hours, one SQLite file per UTC day, written by the compactor child only."""
