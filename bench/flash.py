@@ -36,6 +36,7 @@ from fluxedge.model import Lane, Round
 OUT = Path(__file__).resolve().parent / "out" / "flash.json"
 POINTS_A_SECOND = mix.DEVICES * mix.POINTS
 HOUSEKEEPING_S = 60
+GRACE_NS = 180 * 10**9  # from the end of an hour to its compaction
 BUDGETS = {1: (18.0, 7.0), 5: (9.0, 5.0)}  # commit interval in s: must, aim
 HISTORY_BUDGET = (1.5, 0.8)
 
@@ -65,7 +66,7 @@ class SteppedClock:
 
     def mono_ns(self) -> int:
         """Return the simulated time since the boot."""
-        return self.now_ns - mix.START_NS + 10**12
+        return self.now_ns - mix.START_NS
 
     def trusted(self) -> bool:
         """Tell that the clock is right."""
@@ -119,7 +120,8 @@ async def _store_hour(log: Log, clock: SteppedClock, commit_s: int, data: list[l
 async def _compact(log: Log, state: Path, clock: SteppedClock) -> int:
     """Run the compactor when the hour's grace is over, as compaction.py does; return the points in the history."""
     command = [sys.executable, "-m", "fluxedge.log.history.compactor", str(state), "--oldest-ns", "0"]
-    command += ["--wall-ns", str(clock.now_ns + 3 * 60 * 10**9), "--mono-ns", str(clock.mono_ns())]
+    clock.now_ns += GRACE_NS
+    command += ["--wall-ns", str(clock.now_ns), "--mono-ns", str(clock.mono_ns())]
     done = await asyncio.to_thread(
         subprocess.run, [*command, "--boot", str(log.boot)], capture_output=True, text=True, check=False
     )

@@ -28,7 +28,7 @@ from fluxedge.latest import Latest
 from fluxedge.log import Log, LogFault
 from fluxedge.log.database import remember_id, remembered_id
 from fluxedge.log.flash import FlashLedger
-from fluxedge.log.salvage import Salvage
+from fluxedge.log.salvage.salvage import Salvage
 from fluxedge.model import Group, Lane
 from fluxedge.permissions import Principal
 from fluxedge.pipeline import Pipeline

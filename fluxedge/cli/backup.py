@@ -32,8 +32,8 @@ def backup(
     FILE (a tar, mode 0600) appears whole or not at all. What is committed when it begins is in it. `fluxedge restore`
     puts it back, on this machine or on another one. Exit codes: 0 saved; 1 something could not be read or written.
     """
-    from fluxedge.log.archive import BackupProblem
-    from fluxedge.log.backup import Wanted, save
+    from fluxedge.log.backup.archive import BackupProblem
+    from fluxedge.log.backup.saving import Wanted, save
     from fluxedge.problems import Problem
 
     wanted = Wanted(

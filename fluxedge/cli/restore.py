@@ -14,8 +14,8 @@ from fluxedge.cli.online import Trouble, print_json
 from fluxedge.cli.progress import Progress
 
 if typing.TYPE_CHECKING:
-    from fluxedge.log.archive import Manifest
-    from fluxedge.log.restoring import Plan
+    from fluxedge.log.backup.archive import Manifest
+    from fluxedge.log.backup.restoring import Plan
 
 _PATH = click.Path(path_type=Path)
 
@@ -32,8 +32,8 @@ def restore(file: Path, config_dir: Path | None, state_dir: Path | None, yes: bo
     FILE is checked as a whole first. What is there now is kept in folders before-restore-TIME of the two directories.
     Stop the gateway before. Exit codes: 0 restored; 1 FILE or the directories cannot be used, nothing was changed.
     """
-    from fluxedge.log import restoring
-    from fluxedge.log.archive import BackupProblem, check
+    from fluxedge.log.backup import restoring
+    from fluxedge.log.backup.archive import BackupProblem, check
     from fluxedge.problems import Problem
 
     config, state = places.config_dir(config_dir).absolute(), places.state_dir(state_dir).absolute()

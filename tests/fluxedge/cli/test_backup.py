@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from fluxedge.log.archive import Archive
+from fluxedge.log.backup.archive import Archive
 from fluxedge.model import Lane
 from tests.fluxedge.api.running import Running, running
 from tests.fluxedge.cli.conftest import verb
-from tests.fluxedge.log.backups import checked, site
+from tests.fluxedge.log.backup.backups import checked, site
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from tests.conftest import free_port
 from tests.fluxedge.api.running import config as gateway_config
 from tests.fluxedge.api.running import running
 from tests.fluxedge.cli.conftest import verb
-from tests.fluxedge.log.backups import checked, site
+from tests.fluxedge.log.backup.backups import checked, site
 
 R = Lane.ROUNDS
 

@@ -20,8 +20,9 @@ from pathlib import Path
 
 import pytest
 
-from fluxedge.log import Batch, Log, copying, database
-from fluxedge.log.salvage import Salvage, pending
+from fluxedge.log import Batch, Log, database
+from fluxedge.log.salvage import copying
+from fluxedge.log.salvage.salvage import Salvage, pending
 from fluxedge.model import OPEN_END, Lane
 from fluxedge.problems import LinkProblem
 from tests.fluxedge.log.conftest import OpenLog

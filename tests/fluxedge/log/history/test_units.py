@@ -59,6 +59,15 @@ def test_the_open_hour_is_not_taken() -> None:
     assert scan.unit.upto == 0
 
 
+def test_after_a_step_of_the_clock_the_end_of_its_hour_is_still_one_unit() -> None:
+    scan = scan_of()
+    closed_mono_ns = NOW.mono_ns - 600 * 10**9  # by the clock as it is now; the rows were stamped ten minutes earlier
+    for i in range(5):
+        late = head(closed_mono_ns + i * 10**9)
+        assert scan.take(late, row_of([1000 * H - 600 * 10**9 + i * 10**9], 1 + i))
+    assert scan.unit.upto == 5
+
+
 def test_a_stamp_of_the_devices_own_does_not_end_a_unit_inside_a_row() -> None:
     scan = scan_of()
     assert scan.take(head(NOW.mono_ns - H), row_of([5], 1, flags=Flag.SOURCE_TIME))

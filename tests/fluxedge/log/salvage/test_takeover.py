@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from fluxedge.log import segments, takeover
+from fluxedge.log import segments
 from fluxedge.log.body import Row, close_body
 from fluxedge.log.database import open_log
 from fluxedge.log.ranges import RangeSet
+from fluxedge.log.salvage import takeover
+from fluxedge.log.salvage.takeover import Account, Small
+from fluxedge.log.salvage.wreck import Found
 from fluxedge.log.segments import SALVAGED, Segment
-from fluxedge.log.takeover import Account, Small
-from fluxedge.log.wreck import Found
 from fluxedge.model import Lane
 from tests.fluxedge.log.fake_clock import FakeClock, group_of
 

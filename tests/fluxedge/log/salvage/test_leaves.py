@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fluxedge.log.leaves import Pages, columns, varint
+from fluxedge.log.salvage.leaves import Pages, columns, varint
 
 Row = tuple[typing.Any, ...]
 

@@ -27,10 +27,10 @@ import msgspec
 
 from fluxedge.config.sources import FOLDERS, MAIN_FILE
 from fluxedge.log import database, segments
-from fluxedge.log.archive import BackupProblem, Checked, Manifest
-from fluxedge.log.backup import ASIDE, CREDENTIALS, DAY, STATE_NAMES
+from fluxedge.log.backup.archive import BackupProblem, Checked, Manifest
+from fluxedge.log.backup.saving import ASIDE, CREDENTIALS, DAY, STATE_NAMES
+from fluxedge.log.backup.snapshot import SEGMENT, TABLES, Page, Tables
 from fluxedge.log.database import Witness
-from fluxedge.log.snapshot import SEGMENT, TABLES, Page, Tables
 
 MOST_PAGE_BYTES = 256 << 20  # a page has one row at least, and a row is at most what fits into memory once
 CONFIG_NAMES = (MAIN_FILE, *(name for name in FOLDERS if name != CREDENTIALS))  # nothing else of it is ours to move

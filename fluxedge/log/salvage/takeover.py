@@ -19,8 +19,8 @@ from fluxedge.log import cursors, retention, segments
 from fluxedge.log.cursors import Changes
 from fluxedge.log.ranges import RangeSet
 from fluxedge.log.retention import Gap, Loss
+from fluxedge.log.salvage.wreck import Found, Wreck
 from fluxedge.log.segments import SALVAGED, Segment
-from fluxedge.log.wreck import Found, Wreck
 from fluxedge.model import Group, Lane
 
 COUNTED_ROWS = 5000  # rows looked at in one read transaction

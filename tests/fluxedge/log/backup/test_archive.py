@@ -12,9 +12,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fluxedge.log import archive
-from fluxedge.log.archive import DIGEST, FIRST, MANIFEST, Archive, BackupProblem, Manifest, check, usual
-from tests.fluxedge.log.backups import tar
+from fluxedge.log.backup import archive
+from fluxedge.log.backup.archive import DIGEST, FIRST, MANIFEST, Archive, BackupProblem, Manifest, check, usual
+from tests.fluxedge.log.backup.backups import tar
 
 PARTS = {
     "config/fluxedge.toml": b"[gateway]\n",

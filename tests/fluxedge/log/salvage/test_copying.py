@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from fluxedge.log import Batch, Log, copying
-from fluxedge.log.copying import Job, Report
-from fluxedge.log.wreck import Wreck
+from fluxedge.log import Batch, Log
+from fluxedge.log.salvage import copying
+from fluxedge.log.salvage.copying import Job, Report
+from fluxedge.log.salvage.wreck import Wreck
 from fluxedge.model import OPEN_END, Lane
 from tests.fluxedge.log.conftest import OpenLog
 from tests.fluxedge.log.fake_clock import event_of, group_of, round_of

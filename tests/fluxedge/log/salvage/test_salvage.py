@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from fluxedge.log import Batch, Log, LogFault, copying, damage, salvage
+from fluxedge.log import Batch, Log, LogFault, damage
 from fluxedge.log.body import records
 from fluxedge.log.ranges import RangeSet
 from fluxedge.log.retention import Usage
-from fluxedge.log.salvage import Salvage, pending
+from fluxedge.log.salvage import copying, salvage
+from fluxedge.log.salvage.salvage import Salvage, pending
+from fluxedge.log.salvage.wreck import Wreck
 from fluxedge.log.segments import SALVAGED
-from fluxedge.log.wreck import Wreck
 from fluxedge.model import OPEN_END, Group, Lane
 from fluxedge.problems import LinkProblem
 from tests.fluxedge.log.conftest import OpenLog

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import msgspec
 
-from fluxedge.log import retention, takeover
+from fluxedge.log import retention
 from fluxedge.log.body import checked
 from fluxedge.log.ranges import RangeSet
+from fluxedge.log.salvage import takeover
+from fluxedge.log.salvage.takeover import Account, Plan
+from fluxedge.log.salvage.wreck import Found, Owed, Wreck
 from fluxedge.log.segments import Segment
 from fluxedge.log.store import Log
-from fluxedge.log.takeover import Account, Plan
-from fluxedge.log.wreck import Found, Owed, Wreck
 from fluxedge.model import OPEN_END, Group, Lane
 
 STEP_BYTES = 256 * 1024  # bodies read and written at once: about 20 ms of the writer's time

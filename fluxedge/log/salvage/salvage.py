@@ -21,11 +21,11 @@ from pathlib import Path
 
 import msgspec
 
-from fluxedge.log import takeover
-from fluxedge.log.copying import Job, Report
 from fluxedge.log.damage import LogFault
+from fluxedge.log.salvage import takeover
+from fluxedge.log.salvage.copying import Job, Report
+from fluxedge.log.salvage.wreck import Wreck
 from fluxedge.log.store import Log
-from fluxedge.log.wreck import Wreck
 from fluxedge.model import Group, Lane
 from fluxedge.problems import LinkProblem
 

@@ -10,13 +10,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fluxedge.log import database, restoring
-from fluxedge.log.archive import Archive, BackupProblem, check
-from fluxedge.log.backup import Wanted
-from fluxedge.log.snapshot import TABLES, Page, Tables
+from fluxedge.log import database
+from fluxedge.log.backup import restoring
+from fluxedge.log.backup.archive import Archive, BackupProblem, check
+from fluxedge.log.backup.saving import Wanted
+from fluxedge.log.backup.snapshot import TABLES, Page, Tables
 from fluxedge.model import Lane
 from fluxedge.problems import LinkProblem
-from tests.fluxedge.log.backups import checked, fill, leave_state, put_back, saved, site
+from tests.fluxedge.log.backup.backups import checked, fill, leave_state, put_back, saved, site
 from tests.fluxedge.log.conftest import OpenLog
 from tests.fluxedge.log.fake_clock import FakeClock
 from tests.fluxedge.log.test_store import held

@@ -8,9 +8,9 @@ import tarfile
 from pathlib import Path
 
 from fluxedge.log import Batch, Log
-from fluxedge.log.archive import Checked, Manifest, check
-from fluxedge.log.backup import Wanted, save
-from fluxedge.log.restoring import plan, restore
+from fluxedge.log.backup.archive import Checked, Manifest, check
+from fluxedge.log.backup.restoring import plan, restore
+from fluxedge.log.backup.saving import Wanted, save
 from fluxedge.model import Lane
 from tests.fluxedge.log.fake_clock import event_of, group_of, round_of
 

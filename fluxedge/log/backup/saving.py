@@ -17,8 +17,8 @@ from pathlib import Path
 
 from fluxedge import __version__
 from fluxedge.clock import machine_id
-from fluxedge.log.archive import FORMAT, Archive, BackupProblem, Manifest, usual
-from fluxedge.log.snapshot import Snapshot, snapshot
+from fluxedge.log.backup.archive import FORMAT, Archive, BackupProblem, Manifest, usual
+from fluxedge.log.backup.snapshot import Snapshot, snapshot
 
 STATE_NAMES = ("gateway-id", "last-good", "site")
 CREDENTIALS = "credentials"

@@ -10,11 +10,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fluxedge.log import Batch, Log, snapshot
-from fluxedge.log.snapshot import TABLES, Page, Tables
+from fluxedge.log import Batch, Log
+from fluxedge.log.backup import snapshot
+from fluxedge.log.backup.snapshot import TABLES, Page, Tables
 from fluxedge.model import Lane
 from fluxedge.problems import LinkProblem
-from tests.fluxedge.log.backups import GROUP, fill
+from tests.fluxedge.log.backup.backups import GROUP, fill
 from tests.fluxedge.log.conftest import OpenLog
 from tests.fluxedge.log.fake_clock import round_of
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from fluxedge.log import backup
-from fluxedge.log.archive import BackupProblem
-from fluxedge.log.backup import Wanted
+from fluxedge.log.backup import saving as backup
+from fluxedge.log.backup.archive import BackupProblem
+from fluxedge.log.backup.saving import Wanted
 from fluxedge.model import Lane
-from tests.fluxedge.log.backups import checked, day, fill, leave_state, saved, site
+from tests.fluxedge.log.backup.backups import checked, day, fill, leave_state, saved, site
 from tests.fluxedge.log.conftest import OpenLog
 
 

@@ -10,8 +10,8 @@ import pytest
 from fluxedge.log import Batch
 from fluxedge.log.body import checked
 from fluxedge.log.database import read_witness
+from fluxedge.log.salvage.wreck import Found, Wreck
 from fluxedge.log.segments import Segment
-from fluxedge.log.wreck import Found, Wreck
 from fluxedge.model import OPEN_END, Lane
 from tests.fluxedge.log.conftest import OpenLog
 from tests.fluxedge.log.fake_clock import event_of, group_of, round_of

@@ -18,7 +18,7 @@ from pathlib import Path
 from fluxedge.log import database, groups
 from fluxedge.log.body import DamagedBody, Row, checked
 from fluxedge.log.database import PAGE_BYTES, Witness
-from fluxedge.log.leaves import Column, Pages, Record
+from fluxedge.log.salvage.leaves import Column, Pages, Record
 from fluxedge.log.segments import SALVAGED, Segment
 from fluxedge.model import OPEN_END, Group, Lane
 
