@@ -1,6 +1,7 @@
 """Measure the gateway beside the floor, in turn, on one processor, and print what it costs beside its budgets.
 
-    python -m bench [--quick] [--workloads W1,W2,W3,idle] [--yardstick PATH | --no-yardstick] [--json PATH] [--strict]
+    python -m bench [--quick] [--parts road,flash,replay,query] [--workloads W1,W2,W3,idle] [--strict]
+                    [--yardstick PATH | --no-yardstick] [--json PATH]
 
 Ratios within one run count; absolute figures belong to the machine and to what else it does.
 """
@@ -16,13 +17,15 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench import report
+from bench import flash, query, replay, report
 from bench.measure import Bench, Measurement
 from bench.peers import Missing
 from bench.subject import Failed
 from bench.workloads import WORKLOADS
 
 IDLE = "idle"
+OTHERS = {"flash": flash.main, "replay": replay.main, "query": query.main}
+PARTS = ("road", *OTHERS)
 OUT = Path(__file__).resolve().parent / "out"
 YARDSTICK = Path(__file__).resolve().parents[2] / "shared" / "bench" / "floor.py"  # beside the checkout
 
@@ -40,6 +43,7 @@ def arguments() -> argparse.Namespace:
     names = ",".join([workload.name for workload in WORKLOADS] + [IDLE])
     parser.add_argument("--quick", action="store_true", help="one short repetition")
     parser.add_argument("--workloads", default=names, help=f"some of {names} [all]")
+    parser.add_argument("--parts", default="", help=f"some of {','.join(PARTS)} [all; with --quick: road]")
     parser.add_argument("--repetitions", type=int, default=2, help="how often floor and gateway take turns [2]")
     parser.add_argument("--seconds", type=float, default=8.0, help="measured time of each turn [8]")
     yardstick = parser.add_mutually_exclusive_group()
@@ -52,9 +56,11 @@ def arguments() -> argparse.Namespace:
     if args.quick:
         args.repetitions, args.seconds = 1, 5.0
     args.workloads = args.workloads.split(",")
-    unknown = set(args.workloads) - set(names.split(","))
-    if unknown:
-        parser.error(f"no such workload: {', '.join(sorted(unknown))}")
+    args.parts = (args.parts or ("road" if args.quick else ",".join(PARTS))).split(",")
+    for what, given, known in (("workload", args.workloads, names.split(",")), ("part", args.parts, list(PARTS))):
+        unknown = set(given) - set(known)
+        if unknown:
+            parser.error(f"no such {what}: {', '.join(sorted(unknown))}")
     return args
 
 
@@ -64,7 +70,12 @@ def main() -> int:
     OUT.mkdir(exist_ok=True)
     try:
         with alone():
-            return run(args)
+            outcomes = [run(args)] if "road" in args.parts else []
+            for part in args.parts:
+                if part in OTHERS:
+                    print(f"\n--- {part}", flush=True)
+                    outcomes.append(OTHERS[part](["--strict"] if args.strict else []))
+            return max(outcomes)
     except Missing as exc:
         print(f"bench: {exc}", file=sys.stderr)
         return 2

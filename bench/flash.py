@@ -85,9 +85,9 @@ async def run_log(device: BlockDevice, hours: int, commit_s: int, data: list[lis
     in_history = 0
     written_by_compactor = 0
     for hour in range(hours):
-        await _store_hour(log, clock, commit_s, data, hour)
+        await store_hour(log, clock, commit_s, data, hour)
         start = device.written_bytes()
-        in_history += await _compact(log, state, clock)
+        in_history += await compact(log, state, clock)
         written_by_compactor += device.written_bytes() - start
     cpu_s = time.process_time() - cpu_s
     await log.close()
@@ -101,7 +101,10 @@ async def run_log(device: BlockDevice, hours: int, commit_s: int, data: list[lis
     )  # fmt: skip
 
 
-async def _store_hour(log: Log, clock: SteppedClock, commit_s: int, data: list[list[Round]], hour: int) -> None:
+async def store_hour(
+    log: Log, clock: SteppedClock, commit_s: int, data: list[list[Round]], hour: int, uplink: str = "bench"
+) -> None:
+    """Store the data of an hour, `hour` hours later than it is stamped; the uplink acknowledges everything."""
     shift_ns = hour * 3600 * 10**9
     batch = Batch()
     for second, rounds in enumerate(data):
@@ -110,14 +113,14 @@ async def _store_hour(log: Log, clock: SteppedClock, commit_s: int, data: list[l
         clock.now_ns = mix.START_NS + shift_ns + (second + 1) * 10**9
         if (second + 1) % commit_s == 0:
             await log.commit(batch)
-            log.cursors.settle("bench", log.epoch, Lane.ROUNDS, 1, log.heads[Lane.ROUNDS])
+            log.cursors.settle(uplink, log.epoch, Lane.ROUNDS, 1, log.heads[Lane.ROUNDS])
             batch = Batch()
         if second % HOUSEKEEPING_S == 0:
-            while await log.housekeep(["bench"]):
+            while await log.housekeep([uplink]):
                 pass
 
 
-async def _compact(log: Log, state: Path, clock: SteppedClock) -> int:
+async def compact(log: Log, state: Path, clock: SteppedClock, uplink: str = "bench") -> int:
     """Run the compactor when the hour's grace is over, as compaction.py does; return the points in the history."""
     command = [sys.executable, "-m", "fluxedge.log.history.compactor", str(state), "--oldest-ns", "0"]
     clock.now_ns += GRACE_NS
@@ -131,7 +134,7 @@ async def _compact(log: Log, state: Path, clock: SteppedClock) -> int:
     for report in reports:
         if report.get("epoch"):
             await log.note_compacted(report["epoch"], report["upto"])
-    while await log.housekeep(["bench"]):
+    while await log.housekeep([uplink]):
         pass
     return sum(report.get("points", 0) for report in reports)
 
@@ -228,14 +231,14 @@ def judged(found: list[Found]) -> list[tuple[str, float, tuple[float, float]]]:
     return rows + [(f"history, commit {one.commit_s} s", one.history_bytes_per_point, HISTORY_BUDGET) for one in ours]
 
 
-def main() -> int:
+def main(words: list[str] | None = None) -> int:
     """Measure, print, write; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench.flash", description=__doc__.partition("\n")[0])
     parser.add_argument("--hours", type=int, default=2, help="simulated hours for the log [2]")
     parser.add_argument("--control-seconds", type=int, default=300, help="simulated seconds for the controls [300]")
     parser.add_argument("--json", type=Path, default=OUT, help="where the results go")
     parser.add_argument("--strict", action="store_true", help="exit 1 when a budget is exceeded")
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     print("making the data ...", flush=True)
     data = list(mix.seconds(3600))
     found = []

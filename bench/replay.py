@@ -168,14 +168,14 @@ def run(args: argparse.Namespace, scratch: Path) -> list[Found]:
     return found
 
 
-def main() -> int:
+def main(words: list[str] | None = None) -> int:
     """Measure, print, write; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench.replay", description=__doc__.partition("\n")[0])
     parser.add_argument("--points", type=int, default=20_000_000, help="of the backlog [20000000]")
     parser.add_argument("--format", default="json-columns", choices=("json", "json-columns"))
     parser.add_argument("--json", type=Path, default=OUT / "replay.json", help="where the results go")
     parser.add_argument("--strict", action="store_true", help="exit 1 when a budget is exceeded")
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     OUT.mkdir(exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix="replay-", dir=OUT))
     try:
