@@ -6,10 +6,10 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 DURATION ?=
 
-.PHONY: help demo test quick lint format bench soak clean
+.PHONY: help demo test quick lint format bench soak deb repo test-deb clean
 
 help: ## list the verbs
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/.demo ## run the gateway with simulated devices and a broker; DURATION=20 ends by itself
 	@$(PYTHON) -m fluxedge.cli.main demo $(if $(DURATION),--duration $(DURATION))
@@ -31,6 +31,15 @@ bench: .venv/.test ## measure against the floor and the budgets, a few minutes
 
 soak: .venv/.test ## inject faults at length, write build/soak/report.md; SEED=N repeats, ONLY=EXPR chooses
 	@tools/soak
+
+deb: .venv/.demo ## build the Debian package into build/deb; SUITE=trixie and ARCH=arm64 choose others
+	@tools/deb
+
+repo: ## make a signed apt repository of the packages in build/deb; KEY=NAME signs with a key of your own
+	@tools/deb-repo
+
+test-deb: .venv/.test ## install the Debian package on a booted Debian and test its life
+	@tools/deb-test
 
 clean: ## remove what was built and installed here
 	rm -rf .venv build bench/out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -18,7 +18,7 @@ import msgspec
 from fluxedge import journal
 from fluxedge.apply import Plan, build, by_channel, channel_of, made_of, plan
 from fluxedge.channels import open_channel
-from fluxedge.clock import Clock, SystemClock
+from fluxedge.clock import Clock, SystemClock, UtcOf
 from fluxedge.clock_watch import ClockWatch
 from fluxedge.commands import Commander, Request, decode
 from fluxedge.compaction import Compaction
@@ -121,12 +121,13 @@ class Gateway:
         self.clock = clock or SystemClock()
         self.rng = rng or random.Random()
         self.state_dir = state_dir
-        self.started_ns = self.clock.wall_ns()
+        self.utc_of = UtcOf(self.clock)
+        self._started_mono_ns = self.clock.mono_ns()
         make_state_dir(state_dir)
         self.id, self._new_id_because = gateway_id(state_dir, config.gateway.id)
         self.config = Config()
         self.booted = config  # [gateway], [log] and [api] as they were at the start
-        self.problems = ProblemBook(self.clock.wall_ns)
+        self.problems = ProblemBook(self.clock.mono_ns)
         self.latest = Latest()
         self.log = Log(state_dir, config.log, self.clock)
         self.pipeline = Pipeline(self.log, self.latest, self.clock, self.problems, config.log.commit_s)
@@ -152,6 +153,11 @@ class Gateway:
         self._pipeline_task: asyncio.Task[None] | None = None
         self.reload: Callable[[], Awaitable[object]] | None = None  # set by the service
 
+    @property
+    def started_ns(self) -> int:
+        """Return when this gateway was made, UTC by the clock as it is now."""
+        return self.utc_of(self._started_mono_ns)
+
     async def start(self) -> None:
         """Start everything the configuration names."""
         sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -164,7 +170,8 @@ class Gateway:
         if self.log.damaged is not None:
             self.problems.report("log", self.log.damaged)
         if self.log.new_epoch_because:
-            self.problems.report("log", Problem("log-replaced", self.log.new_epoch_because, "A new epoch was started."))
+            hint = "A new epoch began. Nothing to do, if you copied or restored the log; else check the disk (dmesg)."
+            self.problems.report("log", Problem("log-replaced", self.log.new_epoch_because, hint))
         if self._new_id_because:
             text = f"{self._new_id_because}; this gateway is now {self.id}"
             hint = "Receivers take it for another one. Give the old name as [gateway] id, if you know it."
@@ -382,3 +389,5 @@ class Gateway:
         self.flash.sample()
         await self.flash.save()
         await self.log.close()
+        if self.log.memory is not None:
+            _log.warning("stopped while records were in memory only: they are lost; what uplinks have had is upstream")

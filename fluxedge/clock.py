@@ -20,6 +20,7 @@ _TIMEX_STATUS_OFFSET = 40  # modes(4)+pad(4), offset, freq, maxerror, esterror (
 _SYNC_FLAG = Path("/run/systemd/timesync/synchronized")  # systemd-timesyncd(8): made at the first synchronisation
 _RTC_APART_NS = 15 * 3600 * 10**9  # an RTC that keeps local time is up to 14 hours away
 _ASK_NS = 10 * 10**9
+_STEADY_NS = 100 * 10**6  # below it the two clocks were not read at quite the same time
 _AWAY_MS = 2 * 86_400_000  # counted as age at most for the time in which nothing ran
 
 
@@ -131,6 +132,27 @@ class AgeClock:
         """Return the time by which records with stamps in UTC are too old: UTC, or `now_ms` where that is before it."""
         now_ms = self.now_ms()
         return None if now_ms is None else min(now_ms, self._clock.wall_ns() // 10**6)
+
+
+class UtcOf:
+    """UTC of what has happened, by the clock as it is now: what began before the clock was set began then, not in 1970.
+
+    Instants are kept on CLOCK_BOOTTIME, so that an age made from the answer holds whatever UTC does. The answer is the
+    same each time while the clock is not set.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._ahead_ns = clock.wall_ns() - clock.mono_ns()  # of CLOCK_BOOTTIME
+
+    def __call__(self, mono_ns: int) -> int:
+        """Return the UTC of an instant on CLOCK_BOOTTIME; 0 = never stays 0."""
+        if not mono_ns:
+            return 0
+        ahead_ns = self._clock.wall_ns() - self._clock.mono_ns()
+        if abs(ahead_ns - self._ahead_ns) > _STEADY_NS:
+            self._ahead_ns = ahead_ns
+        return mono_ns + self._ahead_ns
 
 
 def boot_id() -> str:

@@ -90,7 +90,7 @@ class ClockWatch:
         if not trusted:
             self._unsynced = True
             hint = "Is NTP running and reachable? `timedatectl` tells. Or fit a clock with a battery."
-            self._problems.report("clock", Problem("clock-unsynced", "the clock is not known to be right", hint))
+            self._problems.hold("clock", Problem("clock-unsynced", "the clock is not known to be right", hint))
             return
         self._problems.clear("clock")
         moved_ns = 0 if self._offset_ns is None else utc_ns - mono_ns - self._offset_ns

@@ -11,6 +11,7 @@ a count in one: its key may be used again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import typing
 import uuid
 from collections.abc import Callable
@@ -131,15 +132,19 @@ class Commander:
         self.counts: dict[str, int] = dict.fromkeys(typing.get_args(State), 0)
 
     async def recover(self) -> None:
-        """Give interrupted commands the result `unknown`: before anything is polled, and when a log was salvaged."""
+        """Give interrupted commands the result `unknown`: before anything is polled, and when a log was salvaged.
+
+        Those that cannot be read now are left: a log that is damaged there is set aside, and its salvage asks again.
+        """
         key = ""
-        while page := await self._log.unanswered_commands(key, PAGE):
-            for key, asked in page:
-                if key in self._known:  # under way; or it came from a damaged log and was asked for again
-                    continue
-                request, result = _stored(key, asked, None)
-                self._remember(request).set_result(result)
-                self._store(result, "gateway")
+        with contextlib.suppress(LinkProblem):
+            while page := await self._log.unanswered_commands(key, PAGE):
+                for key, asked in page:
+                    if key in self._known:  # under way; or it came from a damaged log and was asked for again
+                        continue
+                    request, result = _stored(key, asked, None)
+                    self._remember(request).set_result(result)
+                    self._store(result, "gateway")
 
     async def run(self, principal: Principal, request: Request) -> Result:
         """Carry one command out; never raises for what can be answered. Cancelling the caller does not stop it."""

@@ -35,7 +35,11 @@ AGAIN_S, AGAIN_MOST_S = 60.0, 3600.0  # after a failure
 WAITING_S = 600.0  # while rounds wait for the clock
 LOOK_S = 60.0  # how often caps, ages and the hour are looked at
 HOUR_S = 3600
+SILENT_S = 6 * 3600.0  # a child that says nothing for so long is killed; to make a large day anew takes hours
+DAMAGE_TOLD_NS = 86_400 * 10**9  # so long a damaged day stands as a problem after it was set aside
+LOOKED_AT_NS = 3600 * 10**9  # a suspected day is not looked at again before that: queries may ask for it each second
 _IMPORTED_FROM = str(Path(fluxedge.__file__).resolve().parents[1])  # the child's too: a checkout need not be installed
+_NEVER = 2**63  # the day of a file that was set aside: it goes for room, not for its age
 _WORDS_KEPT = 5  # lines that the child said beside its report
 
 Submit = Callable[..., object]  # kind, item, data
@@ -98,13 +102,19 @@ class Compaction:
         self._rng = rng
         self._submit = submit
         self._suspects: set[str] = set()
+        self._looked_at_ns: dict[str, int] = {}  # day -> when it was suspected, CLOCK_BOOTTIME
+        self._damaged_ns: int | None = None  # when a day was last set aside, CLOCK_BOOTTIME
         self._wake = asyncio.Event()
         self.figures = Figures()
 
     def suspect(self, day: str) -> None:
-        """Let the file of a day (YYYY-MM-DD) be looked at: a query could not read it."""
-        self._suspects.add(day)
-        self._wake.set()
+        """Let the file of a day (YYYY-MM-DD) be looked at: a query could not read it. Once an hour at most."""
+        now_ns = self._clock.mono_ns()
+        self._looked_at_ns = {d: ns for d, ns in self._looked_at_ns.items() if now_ns - ns < LOOKED_AT_NS}
+        if day not in self._looked_at_ns:
+            self._looked_at_ns[day] = now_ns
+            self._suspects.add(day)
+            self._wake.set()
 
     async def run(self) -> None:
         """Run the child whenever an hour has closed, until cancelled."""
@@ -112,6 +122,7 @@ class Compaction:
         done_hour = -1
         while True:
             await self._sleep(wait_s)
+            self._forget_damage()
             hour = self._hour()
             if hour == done_hour and not self._suspects:
                 wait_s = self._until_due_s()
@@ -149,6 +160,12 @@ class Compaction:
         since_s = (self._clock.wall_ns() / 10**9 - GRACE_S[0]) % HOUR_S
         jitter_s = self._rng.uniform(0, GRACE_S[1] - GRACE_S[0])
         return HOUR_S - since_s + jitter_s if HOUR_S - since_s <= LOOK_S else LOOK_S
+
+    def _forget_damage(self) -> None:
+        """Clear what stands of a damaged day when nothing was added to it for a day."""
+        if self._damaged_ns is not None and self._clock.mono_ns() - self._damaged_ns >= DAMAGE_TOLD_NS:
+            self._damaged_ns = None
+            self._problems.clear(ITEM, "history-damaged")
 
     def _fail(self, failure: Exception) -> None:
         self.figures.failures_total += 1
@@ -189,8 +206,12 @@ class Compaction:
             status = await child.wait()
         finally:
             if child.returncode is None:
-                child.kill()
+                with contextlib.suppress(ProcessLookupError):
+                    child.kill()
                 await child.wait()
+            transport = getattr(child, "_transport", None)
+            if transport is not None:
+                transport.close()  # the pipe, where what it said was not read to its end
         if status or not last.done:
             raise _Failed(last.failed or f"the compactor ended with status {status}")
         self._suspects -= suspects
@@ -205,7 +226,7 @@ class Compaction:
         assert child.stdout is not None
         last = Report()
         words: list[str] = []
-        async for line in child.stdout:
+        while line := await _line_of(child.stdout):
             try:
                 last = msgspec.json.decode(line, type=Report)
             except (msgspec.DecodeError, UnicodeDecodeError):
@@ -226,7 +247,10 @@ class Compaction:
             figures.skipped_rows_total += report.skipped_rows
         if report.damaged:
             text = f"{report.damaged} could not be read; it was set aside as {report.moved_to}"
-            hint = "What the log still has of that day is copied again. Look after the disk's health."
+            hint = (
+                "What can be read of it and what the log still has of that day is kept. Look after the disk's health."
+            )
+            self._damaged_ns = self._clock.mono_ns()
             self._problems.report(ITEM, Problem("history-damaged", text, hint))
 
     # --- retention ----------------------------------------------------------------------------------------------------
@@ -237,31 +261,42 @@ class Compaction:
         if (now_ms := self._log.age.careful_ms()) is not None:  # not UTC, which may leap
             old_day = int((now_ms / 10**3 - self._cfg.keep_s) // 86_400)
         try:
-            gone = await asyncio.to_thread(self._unlink_days, old_day)
-        except OSError as failure:  # tried again in a minute
-            self._fail(failure)
-            return
+            gone, failure = await asyncio.to_thread(self._unlink_days, old_day)
+        except OSError as exc:
+            gone, failure = [], exc
         for day, size_bytes, why in gone:
             self.figures.removed_days_total += 1
             self._submit("dropped", ITEM, {"day": day, "bytes": size_bytes, "why": why})
+        if failure is not None:  # tried again in a minute
+            self._fail(failure)
 
-    def _unlink_days(self, old_day: int | None) -> list[tuple[str, int, str]]:
-        """Return (day, bytes, why) of what went; the newest day stays. On a thread, while no child runs."""
+    def _unlink_days(self, old_day: int | None) -> tuple[list[tuple[str, int, str]], OSError | None]:
+        """Return (day, bytes, why) of what went, and why something did not; the newest day stays.
+
+        On a thread, while no child runs.
+        """
         gone: list[tuple[str, int, str]] = []
+        failure: OSError | None = None
         held = days.files(self._folder)
         used_bytes = _size_of(self._folder)
-        for day, path in held[:-1]:
-            why = self._why_out(day, old_day, used_bytes)
-            if not why:
-                break
-            size_bytes = path.stat().st_size
-            path.unlink()
-            path.with_name(f"{path.name}-journal").unlink(missing_ok=True)  # of a child that was killed
+        aside = [(_NEVER, path) for path in days.aside(self._folder)]  # before what queries can read
+        for day, path in [*aside, *held[:-1]]:
+            try:
+                if not (why := self._why_out(day, old_day, used_bytes)):
+                    if day == _NEVER:
+                        continue
+                    break
+                size_bytes = path.stat().st_size
+                path.unlink()
+                path.with_name(f"{path.name}-journal").unlink(missing_ok=True)  # of a child that was killed
+            except OSError as exc:  # a directory, for instance; the next day goes in its place
+                failure = exc
+                continue
             used_bytes -= size_bytes
-            gone.append((path.stem, size_bytes, why))
+            gone.append((path.stem if day < _NEVER else path.name, size_bytes, why))
         self.figures.used_bytes = used_bytes
-        self.figures.days = len(held) - len(gone)
-        return gone
+        self.figures.days = len(days.files(self._folder))
+        return gone, failure
 
     def _why_out(self, day: int, old_day: int | None, used_bytes: int) -> str:
         if old_day is not None and day < old_day:
@@ -270,6 +305,21 @@ class Compaction:
             return "history"
         disk = os.statvfs(self._folder)
         return "disk" if disk.f_bavail * disk.f_frsize < self._cfg.free_space_bytes else ""
+
+
+async def _line_of(stdout: asyncio.StreamReader) -> bytes:
+    """Return the child's next line, empty at its end.
+
+    Raises:
+        _Failed: it says nothing, or more than a line may have.
+    """
+    try:
+        async with asyncio.timeout(SILENT_S):
+            return await stdout.readline()
+    except TimeoutError as exc:
+        raise _Failed(f"the compactor said nothing for {SILENT_S:.0f} s") from exc
+    except ValueError as exc:
+        raise _Failed(f"the compactor said what nobody understands: {exc}") from exc
 
 
 def _size_of(folder: Path) -> int:

@@ -11,9 +11,9 @@ import contextlib
 import typing
 from collections.abc import Callable
 
-from fluxedge.log import Gap, Log, LogFault
+from fluxedge.log import Gap, Log
 from fluxedge.model import Lane
-from fluxedge.problems import Problem, ProblemBook
+from fluxedge.problems import LinkProblem, Problem, ProblemBook
 
 HOUSEKEEPING_S = 60.0
 VOLATILE_S = 1.0  # while the log is in memory
@@ -71,7 +71,7 @@ class Housekeeping:
         known = {gap.id for gap in self._log.unannounced}
         try:
             busy = await self._log.housekeep(self._uplinks())
-        except LogFault as fault:
+        except LinkProblem as fault:
             self._problems.report("log", fault)
             return False
         finally:
@@ -86,8 +86,8 @@ class Housekeeping:
         log = self._log
         if log.memory is not None and log.volatile_because is not None:
             text = f"records are kept in memory only: {log.volatile_because.message}"
-            hint = "Is the disk full, read-only or failing? The log goes back to it by itself."
-            self._problems.report("log", Problem("log-volatile", text, hint))
+            hint = "Free space or check the disk (dmesg): a restart loses them. The log goes back to it by itself."
+            self._problems.hold("log", Problem("log-volatile", text, hint))
             self._problems.clear("log", "log-write-failed")
         elif log.memory is None:
             self._problems.clear("log", "log-volatile")
@@ -106,8 +106,9 @@ class Housekeeping:
         elif now_s - self._undelivered_at_s > LOG_FULL_STANDS_S:
             self._problems.clear("log", "log-full")
         if self._log.disk_low:
-            text = f"{self._log.usage.free_bytes >> 20} MiB are free"
-            self._problems.report("log", Problem("disk-low", text, "Free space, or lower log.free_space."))
+            free, floor = (n >> 20 for n in (self._log.usage.free_bytes, self._log.limits.free_space_bytes))
+            text = f"{free} MiB are free, {floor} MiB should be (log.free_space): the log reuses its oldest segments"
+            self._problems.hold("log", Problem("disk-low", text, "Find out who fills the disk, and free space."))
         else:
             self._problems.clear("log", "disk-low")
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
+import os
 import socket
 import ssl
 import typing
@@ -16,8 +18,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import gmqtt
+from gmqtt.mqtt.connection import MQTTConnection
 from gmqtt.mqtt.constants import MQTTv50, MQTTv311
 from gmqtt.mqtt.handler import MQTTConnectError
+from gmqtt.mqtt.protocol import MQTTProtocol
 from gmqtt.storage import PersistentStorage
 
 from fluxedge import mqtt_terms as terms
@@ -39,6 +43,40 @@ class _NoStore(PersistentStorage):  # type: ignore[misc]  # gmqtt has no types
         pass
 
 
+class _Protocol(MQTTProtocol):  # type: ignore[misc]  # gmqtt has no types
+    """A protocol whose end is harmless at any time: gmqtt's own raises where it does not belong to a connection yet."""
+
+    given_up = False
+    reading: asyncio.Future[None] | None = None  # gmqtt's task, also after it was told to end
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        if self.given_up:  # cancelled while the system connected; uvloop tells of it all the same
+            transport.abort()
+            return
+        super().connection_made(transport)
+        self.reading = self._read_loop_future
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._connection is None:
+            self.set_connection(_Nobody())
+        super().connection_lost(exc)
+
+    def give_up(self) -> None:
+        """Drop the connection, also one that is still being made."""
+        self.given_up = True
+        if self._transport is not None:
+            self._transport.abort()
+        if self.reading is not None and self._connection is None:
+            self.reading.cancel()  # uvloop does not tell of the end of a connection whose making was cancelled
+
+
+class _Nobody:
+    """Stands for a connection that was given up, or reset, before gmqtt had made it."""
+
+    def put_package(self, _package: object) -> None:
+        pass
+
+
 @dataclass(frozen=True, slots=True)
 class Hooks:
     """Whom the client tells, at once and on the loop; gmqtt swallows what they raise."""
@@ -56,7 +94,7 @@ class Client:
     def __init__(self, settings: Settings, hooks: Hooks) -> None:
         self._settings = settings
         self._hooks = hooks
-        self.reading: asyncio.Future[None] | None = None  # gmqtt's task; it ends soon after `kill`
+        self._protocol: _Protocol | None = None
         will = None
         if settings.will_topic:
             will = gmqtt.Message(settings.will_topic, settings.will_payload, qos=1, retain=True)
@@ -71,6 +109,7 @@ class Client:
         )
         client.set_config({"reconnect_retries": -2})  # 0 still reconnects once, -1 means unlimited
         client._wait_qos_queue_drained = _nothing_waits  # it starts two tasks for a store that is always empty
+        client._create_connection = self._made
         if settings.username or settings.password:
             client.set_auth_credentials(settings.username, settings.password or None)
         client.on_message = self._received
@@ -151,6 +190,21 @@ class Client:
                 version=MQTTv50 if settings.version == "5" else MQTTv311,
             )
 
+    async def _made(
+        self, host: str, port: int, ssl: ssl.SSLContext | bool, clean_session: bool, keepalive: int
+    ) -> MQTTConnection:
+        """Return a new connection as gmqtt makes it."""
+        handler, state = self._client._package_handler, self._client._connection_state
+
+        def factory() -> _Protocol:
+            self._protocol = _Protocol(connection_state=state, id_generator=handler.id_generator)
+            return self._protocol
+
+        transport, protocol = await asyncio.get_running_loop().create_connection(factory, host, port, ssl=ssl or None)
+        if protocol._connection is not None:
+            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+        return MQTTConnection(transport, protocol, clean_session, keepalive, package_handler=handler, logger=_SILENT)
+
     def begin(self) -> asyncio.Transport:
         """Make what was connected ours; return its transport."""
         # gmqtt takes receive_maximum for a bound of ids, of which SUBSCRIBE needs one too: with 2 it would have none.
@@ -214,17 +268,21 @@ class Client:
         error: Exception | None = self._client._connection._protocol._hard_reader.exception()
         return error
 
+    @property
+    def reading(self) -> asyncio.Future[None] | None:
+        """Return gmqtt's task; it ends soon after `kill`."""
+        return self._protocol.reading if self._protocol is not None else None
+
     def kill(self) -> None:
         """Kill the connection: never close() or disconnect() on a sick one, they wait for ever."""
         client = self._client
         client._is_active = False
         client._connack_received.set()  # connect() waits for nothing else
         connection = client._connection
-        if connection is not None:
-            if connection._keep_connection_callback:
-                connection._keep_connection_callback.cancel()
-            self.reading = connection._protocol._read_loop_future or self.reading
-            connection._transport.abort()
+        if connection is not None and connection._keep_connection_callback:
+            connection._keep_connection_callback.cancel()
+        if self._protocol is not None:
+            self._protocol.give_up()
 
 
 async def _nothing_waits() -> None:

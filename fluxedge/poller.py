@@ -42,7 +42,7 @@ class ChannelState:
 
     id: str
     state: str = "closed"  # "closed" | "open"
-    since_ns: int = 0
+    since_ns: int = 0  # CLOCK_BOOTTIME
     opens: int = 0
     busy_s: float = 0.0  # time spent in exchanges
 
@@ -207,7 +207,7 @@ class Poller:
         self._proved = False
         self.state.opens += 1
         if self.state.state != "open":
-            self.state.state, self.state.since_ns = "open", self._clock.wall_ns()
+            self.state.state, self.state.since_ns = "open", self._clock.mono_ns()
         if self._down:
             self._problems.clear(self._item, self._down)
             self._down = ""
@@ -224,7 +224,7 @@ class Poller:
         pause_s = min(REOPEN_MOST_S, REOPEN_FIRST_S * 2 ** min(self._failures - 1, 10))
         self._reopen_at_s = asyncio.get_running_loop().time() + pause_s * self._rng.uniform(*REOPEN_JITTER)
         if self.state.state != "closed" or not self.state.since_ns:
-            self.state.state, self.state.since_ns = "closed", self._clock.wall_ns()
+            self.state.state, self.state.since_ns = "closed", self._clock.mono_ns()
         if not self._down:
             data = {"state": "closed", "code": problem.code, "message": problem.message}
             self._tell("channel-state", self._item, data)
@@ -281,7 +281,7 @@ class Poller:
         now_s = asyncio.get_running_loop().time()
         for name, protocol in wanted.items():
             if name not in self.devices:
-                self.devices[name] = DeviceState(name, protocol, since_ns=self._clock.wall_ns())
+                self.devices[name] = DeviceState(name, protocol, since_ns=self._clock.mono_ns())
                 self._schedule.add(self.devices[name], now_s, lambda s: self._rng.uniform(0, min(SPREAD_S, s / 2)))
 
     def _lent(self) -> ByteLink:

@@ -141,8 +141,8 @@ class Standing:
     code: str
     message: str  # of the latest occurrence
     hint: str
-    since_ns: int  # UTC
-    last_ns: int  # UTC
+    since_ns: int  # CLOCK_BOOTTIME
+    last_ns: int  # CLOCK_BOOTTIME
     count: int  # occurrences since it began to stand
 
 
@@ -152,8 +152,8 @@ Listener = Callable[[str, str, Standing], None]  # ("raised" | "cleared", item, 
 class ProblemBook:
     """Keep every standing problem once, count occurrences, tell listeners about changes only."""
 
-    def __init__(self, wall_ns: Callable[[], int]) -> None:
-        self._wall_ns = wall_ns
+    def __init__(self, mono_ns: Callable[[], int]) -> None:
+        self._mono_ns = mono_ns
         self._standing: dict[str, dict[str, Standing]] = {}  # item -> code -> what stands
         self.listeners: list[Listener] = []
         self.raised_total: dict[str, int] = dict.fromkeys(CODES, 0)  # code -> occurrences, for metrics
@@ -163,7 +163,7 @@ class ProblemBook:
         if problem is None:
             self.clear(item)
             return
-        now_ns = self._wall_ns()
+        now_ns = self._mono_ns()
         self.raised_total[problem.code] += 1
         codes = self._standing.setdefault(item, {})
         before = codes.get(problem.code)
@@ -175,6 +175,15 @@ class ProblemBook:
             codes[problem.code] = replace(
                 before, message=problem.message, hint=problem.hint, last_ns=now_ns, count=before.count + 1
             )
+
+    def hold(self, item: str, problem: Problem) -> None:
+        """Let `problem` stand in these words, seen by a look at how things are: looking again is no occurrence."""
+        before = self._standing.get(item, {}).get(problem.code)
+        if before is None:
+            self.report(item, problem)
+        else:
+            words = replace(before, message=problem.message, hint=problem.hint, last_ns=self._mono_ns())
+            self._standing[item][problem.code] = words
 
     def clear(self, item: str, *codes: str) -> None:
         """Clear the problems of `item` with these codes; all of them when no code is given."""

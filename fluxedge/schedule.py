@@ -37,9 +37,9 @@ class DeviceState:
     id: str
     protocol: Protocol
     state: str = "waiting"  # "waiting" | "ok" | "offline"
-    since_ns: int = 0
+    since_ns: int = 0  # CLOCK_BOOTTIME
     silent_rounds: int = 0  # in a row, probes included
-    last_answer_ns: int = 0
+    last_answer_ns: int = 0  # CLOCK_BOOTTIME
     latency_s: float = 0.0  # of the latest read of a group
     reads: int = 0
     silent: int = 0  # reads without an answer

@@ -35,7 +35,7 @@ class Verdicts:
     def answered(self, device: DeviceState) -> None:
         """Take in that a device answered, whatever it said."""
         device.silent_rounds = device.probes = 0
-        device.last_answer_ns = self._clock.wall_ns()
+        device.last_answer_ns = self._clock.mono_ns()
         if "" in device.codes:
             self._judge(device, "", None)
         if device.state != "ok":
@@ -68,7 +68,7 @@ class Verdicts:
         """Say once that a device is offline; tell whether it was not before."""
         if device.state == "offline":
             return False
-        device.state, device.since_ns = "offline", self._clock.wall_ns()
+        device.state, device.since_ns = "offline", self._clock.mono_ns()
         self._tell("device-state", device.item, {"state": "offline", "code": code})
         return True
 

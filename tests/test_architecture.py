@@ -31,6 +31,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "clock_watch",
         "compaction",
         "housekeeping",
+        "doctor",
     ),
     ("app", "service", "cli"),
 )
@@ -41,6 +42,7 @@ INSIDE: dict[str, set[str]] = {
     "permissions": {"intake", "problems"},  # who may do what, and how often
     "pipeline": {"housekeeping"},  # a task of its own beside the road's
     "commands": {"pipeline"},  # intents and results enter the log by the pipeline's door
+    "doctor": {"apply", "uplinks"},  # the loader's trial, and the TLS settings of a broker; it builds nothing
     "service": {"app"},
     "cli": {"app", "service"},
 }
@@ -58,7 +60,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "rich": ("cli/",),
     "serial": ("channels/serial.py", "simulate/"),
     "serial_asyncio_fast": ("channels/serial.py",),
-    "sqlite3": ("log/", "cli/version.py"),
+    "sqlite3": ("log/", "cli/version.py", "doctor/machine.py"),  # of the latter two, its version
     "systemd": ("journal.py",),
     "uvloop": ("cli/",),
     "watchfiles": ("config/watch.py",),
@@ -86,17 +88,24 @@ MOST_FUNCTION_LINES = 45
 TESTED_ELSEWHERE: dict[str, str] = {
     "api/answers": "shapes only: api/test_openapi, api/test_handlers",
     "api/families": "one table: api/test_metrics, tests/test_documentation",
+    "api/families_log": "part of the table in api/families",
+    "api/families_uplinks": "part of the table in api/families",
+    "api/families_wires": "part of the table in api/families",
     "api/routes": "shapes only: api/test_openapi, api/test_server",
     "api/table": "one table: api/test_openapi, tests/test_documentation",
     "api/view": "interfaces only",
     "cli/queue_table": "one table of cli/test_queue and cli/test_status",
+    "doctor/facts": "shapes only: doctor/test_checks, doctor/test_gather",
     "mqtt_client": "test_mqtt: against a scripted broker, with the session over it",
     "spi": "interfaces only",
 }
 ASPECTS = {
     "test_poller_channel": "test_poller",
     "test_volatile_walk": "test_volatile",
+    "test_round_trip": "test_restoring",
     "test_recovery": "test_salvage",
+    "test_passing_trouble": "test_salvage",
+    "test_bad_days": "test_store",
 }  # a second test file of a module -> the first
 
 

@@ -99,7 +99,8 @@ class UplinkAnswer(Answer, frozen=True, kw_only=True):
     id: str
     url: list[str]
     state: typing.Literal["connected", "down"]
-    connected_since_us: int
+    connected_since_us: int  # 0 = it is down
+    down_since_us: int  # 0 = it is connected
     lanes: list[LaneBehind]
     messages: int
     records: int
@@ -227,6 +228,7 @@ class LogAnswer(Answer, frozen=True, kw_only=True):
     used_bytes: int
     cap_bytes: int
     free_bytes: int  # of the file system
+    memory_bytes: int  # in memory only, because the disk takes nothing
     lanes: list[LaneHeld]
     commits: int
     bytes_per_s: float  # stored bodies, over the last ten minutes

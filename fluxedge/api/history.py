@@ -210,8 +210,7 @@ def note_damage(ask: Ask, texts: Iterable[str]) -> None:
         day = re.search(r"(\d{4}-\d\d-\d\d)\.db", text)
         if day is None:
             ask.view.problems.report("log", Problem("log-damaged", f"{text}: its records cannot be read"))
-        elif day[1] not in ask.parts.history.suspected:
-            ask.parts.history.suspected.add(day[1])
+        else:
             ask.view.compaction.suspect(day[1])
 
 

@@ -90,6 +90,9 @@ async def _give_up(view: GatewayView, numbers: list[int]) -> list[Kept]:
     for kept, gaps in await _in_turns(view.log.write, numbers, drop):
         view.log.unannounced.extend(gaps)  # the commit of the audit event is followed by their announcement
         found += kept
+    for name in {kept.uplink for kept in found}:
+        if (forwarder := view.forwarders.get(name)) is not None:
+            await forwarder.rows_gone()
     return found
 
 

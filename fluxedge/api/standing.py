@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import typing
 from collections import Counter
@@ -23,6 +22,7 @@ from fluxedge.api.answers import (
 )
 from fluxedge.api.lag import Sampler
 from fluxedge.api.view import GatewayView, tally_of
+from fluxedge.log.retention import free_bytes
 from fluxedge.model import Lane
 
 API_VERSION = "v1"
@@ -56,8 +56,8 @@ def problems(view: GatewayView) -> list[ProblemAnswer]:
             code=standing.code,
             message=standing.message,
             hint=standing.hint,
-            since_us=standing.since_ns // 1000,
-            last_us=standing.last_ns // 1000,
+            since_us=view.utc_of(standing.since_ns) // 1000,
+            last_us=view.utc_of(standing.last_ns) // 1000,
             count=standing.count,
         )
         for standing in view.problems
@@ -80,8 +80,8 @@ def devices(view: GatewayView) -> list[DeviceAnswer]:
                 protocol=view.config.drivers[cfg.driver].protocol,
                 channel=cfg.channel or poller_id,
                 state=typing.cast(typing.Literal["ok", "offline", "waiting", "disabled"], state),
-                since_us=device.since_ns // 1000 if device else 0,
-                last_answer_us=device.last_answer_ns // 1000 if device else 0,
+                since_us=view.utc_of(device.since_ns) // 1000 if device else 0,
+                last_answer_us=view.utc_of(device.last_answer_ns) // 1000 if device else 0,
                 latency_ms=round(device.latency_s * 1000, 3) if device else 0.0,
                 points=sum(len(group.points) for group in protocol.groups) if protocol else 0,
                 reads=device.reads if device else 0,
@@ -106,7 +106,7 @@ def channels(view: GatewayView) -> list[ChannelAnswer]:
                 label=cfg.label if cfg else "",
                 url=cfg.url if cfg else "",
                 state=typing.cast(typing.Literal["open", "closed", "none"], state),
-                since_us=poller.state.since_ns // 1000,
+                since_us=view.utc_of(poller.state.since_ns) // 1000,
                 opens=poller.state.opens,
                 busy_s=round(poller.state.busy_s, 3),
                 sent_bytes=tally.sent_bytes if tally else 0,
@@ -123,7 +123,6 @@ def channels(view: GatewayView) -> list[ChannelAnswer]:
 def log(view: GatewayView, sampler: Sampler) -> LogAnswer:
     """Return what the log holds."""
     held = view.log.segments()
-    disk = os.statvfs(view.log.path.parent)
     lanes = []
     for lane in Lane:
         mine = [segment for segment in held if segment.lane is lane and segment.last >= segment.first]
@@ -140,7 +139,8 @@ def log(view: GatewayView, sampler: Sampler) -> LogAnswer:
         epoch=view.log.epoch,
         used_bytes=view.log.used_bytes,
         cap_bytes=int(view.config.log.backlog_bytes),
-        free_bytes=disk.f_bavail * disk.f_frsize,
+        free_bytes=free_bytes(view.log.path.parent),
+        memory_bytes=view.log.memory_bytes,
         lanes=lanes,
         commits=view.log.commits,
         bytes_per_s=round(sampler.log_bytes.per_s, 1),

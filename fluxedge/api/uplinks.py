@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import typing
 
 from fluxedge.api import autonomy
@@ -12,6 +11,7 @@ from fluxedge.api.view import GatewayView
 from fluxedge.log.body import DamagedBody, Row, records
 from fluxedge.log.losses import lost_records
 from fluxedge.log.ranges import RangeSet
+from fluxedge.log.retention import free_bytes
 from fluxedge.model import OPEN_END, Group, Lane
 from fluxedge.problems import LinkProblem
 
@@ -52,7 +52,8 @@ async def _answer(view: GatewayView, sampler: Sampler, name: str, lost: dict[str
         id=name,
         url=cfg.urls,
         state="connected" if forwarder.connected_since_ns else "down",
-        connected_since_us=forwarder.connected_since_ns // 1000,
+        connected_since_us=view.utc_of(forwarder.connected_since_ns) // 1000,
+        down_since_us=view.utc_of(forwarder.down_since_ns) // 1000,
         lanes=lanes,
         messages=counters.messages,
         records=counters.records,
@@ -61,7 +62,7 @@ async def _answer(view: GatewayView, sampler: Sampler, name: str, lost: dict[str
         sessions=counters.sessions,
         refused=counters.refused,
         gap_records=None if lost is None else lost.get(name, 0),
-        last_ack_us=counters.last_ack_ns // 1000,
+        last_ack_us=view.utc_of(counters.last_ack_ns) // 1000,
         ack_latency_ms=round(counters.ack_latency_ns / 1e6, 1),
         autonomy_h=autonomy_h(view, sampler, name),
     )
@@ -111,9 +112,8 @@ def autonomy_h(view: GatewayView, sampler: Sampler, uplink: str) -> float | None
     log = view.log
     if not log.is_durable(log.epoch):  # how long memory lasts is not how long the log does
         return None
-    disk = os.statvfs(log.path.parent)
-    free_bytes = disk.f_bavail * disk.f_frsize
-    space = autonomy.Space(log.usage.used_bytes, log.usage.spare_bytes, free_bytes, sampler.log_bytes.per_s)
+    free = free_bytes(log.path.parent)
+    space = autonomy.Space(log.usage.used_bytes, log.usage.spare_bytes, free, sampler.log_bytes.per_s)
     lanes = [Lane[label.upper()] for label in view.config.uplinks[uplink].lanes]
     waits = {lane: waiting(view, uplink, lane) for lane in lanes}
     return autonomy.hours(view.config.log, space, log.segments(), waits, view.clock.wall_ns())

@@ -56,7 +56,7 @@ def backup(
         return
     log = " and ".join(f"{lane} to {head:,}" for lane, head in manifest.heads.items())
     click.echo(f"{file}: {show.size(size)}, gateway {manifest.gateway or '(without an id yet)'}")
-    days = sum(part.name.startswith("history/") for part in manifest.parts)
+    days = sum(part.name.startswith("history/") and part.name.endswith(".db") for part in manifest.parts)
     click.echo(f"log      {log + f' of epoch {manifest.epoch}' if manifest.log else 'left out'}")
     click.echo(f"history  {aligned.counted(days, 'day') if manifest.history else 'left out'}")
     if not manifest.credentials:

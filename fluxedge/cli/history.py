@@ -159,6 +159,10 @@ def _show(head: Data, lines: Iterable[str]) -> None:
         for row in rows
     ]
     show.table(("at", "point", "value", "quality"), cells, right=(2,))
+    without = [name for name in units if all(row["point"] != name for row in rows)]
+    if without:
+        when = "until then" if head["kind"] == "at" else "in this time"
+        click.echo(f"no sample {when}: {', '.join(without)}", err=True)
 
 
 def _show_buckets(name: str, unit: str, rows: list[Data]) -> None:

@@ -17,6 +17,7 @@ VERBS: dict[str, tuple[str, str]] = {  # verb -> (module below fluxedge.cli, one
     "run": ("run", "Run the gateway in the foreground."),
     "check": ("check", "Check the configuration; say every mistake with file and line."),
     "status": ("status", "Show what runs, what is wrong and what to do about it."),
+    "doctor": ("doctor", "Look at gateway and machine; say what is wrong and what to do."),
     "points": ("points", "List all points with their latest values."),
     "watch": ("watch", "Show values live as they are read."),
     "read": ("read", "Read a device now, with or without a running gateway."),

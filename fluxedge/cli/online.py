@@ -119,7 +119,7 @@ class Daemon:
             except (OSError, http.client.HTTPException) as exc:
                 raise self._unreachable(exc) from exc
             if response.status >= 400:
-                raise ApiTrouble(response.status, _json_or_text(response.read()))
+                raise ApiTrouble(response.status, _error(response.status, response.read()))
             try:
                 yield response
             except (ConnectionError, TimeoutError, http.client.HTTPException) as exc:
@@ -192,11 +192,14 @@ def _target(path: str, query: dict[str, str]) -> str:
     return urllib.parse.quote(API + path) + ("?" + urllib.parse.urlencode(given) if given else "")
 
 
-def _json_or_text(body: bytes) -> Data:
+def _error(status: int, body: bytes) -> Data:
     try:
         return json.loads(body)
     except ValueError:
-        return {"message": body.decode(errors="replace")}
+        if status == 500:  # the web server's own words, of an exception that nobody expected
+            hint = "The traceback is in its journal. Please report it."
+            return {"message": "the gateway could not answer: that is a defect of fluxedge.", "hint": hint}
+        return {"message": body.decode(errors="replace").strip()}
 
 
 def _events(lines: Iterator[str]) -> Iterator[tuple[str, Data]]:

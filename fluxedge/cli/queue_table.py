@@ -18,7 +18,8 @@ def show_queue(found: Data) -> None:
     heads = ("uplink", "state", "for", "lane", "behind", "oldest", "sent", "refused", "lost", "autonomy")
     rows: list[list[show.Cell]] = []
     for uplink in found:
-        since = show.age(uplink["connected_since_us"]) if uplink["connected_since_us"] else "-"
+        since_us = uplink["connected_since_us"] or uplink.get("down_since_us")  # not told before an upgrade's restart
+        since = show.age(since_us) if since_us else "-"
         first: list[show.Cell] = [uplink["id"], show.state(uplink["state"]), since]
         lost = "?" if uplink["gap_records"] is None else f"{uplink['gap_records']:,}"
         last = [f"{uplink['records']:,}", f"{uplink['refused']:,}", lost, _autonomy(uplink)]

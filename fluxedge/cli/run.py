@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import gc
 import logging
 import os
@@ -56,6 +57,7 @@ def run(config_dir: Path | None, state_dir: Path | None, verbose: bool) -> None:
     from fluxedge.problems import Problem
     from fluxedge.service import BadConfig, Service
 
+    faulthandler.enable(file=2)  # SIGABRT of systemd's watchdog: every thread's stack goes to the journal
     lift_file_limit()
     os.umask(0o027)  # what the log holds is for the daemon and its group, as its socket is
     journal.set_up(logging.DEBUG if verbose else logging.INFO)

@@ -38,10 +38,20 @@ def status(what: str, daemon: Daemon, as_json: bool) -> None:
     elif what:
         click.echo(_log_line(found["log"]))
     else:
-        _overview(found)
+        _overview(found, _refused(daemon))
 
 
-def _overview(found: Data) -> None:
+def _refused(daemon: Daemon) -> list[tuple[str, str]]:
+    """Return a line about records in quarantine; their problem does not outlive a restart."""
+    try:
+        oldest = daemon.get("/queue/quarantine", limit="1")
+    except Trouble:  # the log cannot be read just now, which is a problem that is shown
+        return []
+    since = [f"records that {row['uplink']} refused, since {show.moment(row['at_us'])}" for row in oldest]
+    return [("refused", f"{line}: fluxedge queue show") for line in since]
+
+
+def _overview(found: Data, refused: list[tuple[str, str]]) -> None:
     gateway, log = found["gateway"], found["log"]
     name = f"{gateway['label']} ({gateway['id']})" if gateway["label"] else gateway["id"]
     since = f"up {show.age(gateway['started_us'])}, since {show.moment(gateway['started_us'])}"
@@ -53,6 +63,7 @@ def _overview(found: Data) -> None:
             f"{_counts(found['devices'], ('ok', 'offline', 'waiting', 'disabled'))}; {found['points']:,} points",
         ),
         *(("uplink", _uplink_line(uplink)) for uplink in found["uplinks"]),
+        *refused,
         ("log", _log_line(log)),
         *_flash_rows(found["flash"]),
         ("loop", f"late by {found['loop']['lag_p99_ms']:g} ms (99 %), {found['loop']['lag_max_ms']:g} ms at most"),
@@ -101,8 +112,8 @@ def _uplink_line(uplink: Data) -> str:
     behind = sum(lane["records"] for lane in uplink["lanes"])
     oldest = min((lane["oldest_us"] for lane in uplink["lanes"] if lane["oldest_us"]), default=0)
     words = f"{uplink['id']} {show.styled(uplink['state'])}"
-    if uplink["connected_since_us"]:
-        words += f" for {show.age(uplink['connected_since_us'])}"
+    if since_us := uplink["connected_since_us"] or uplink.get("down_since_us"):
+        words += f" for {show.age(since_us)}"
     words += f", {aligned.counted(behind, 'record')} behind"
     if behind and oldest:
         words += f", the oldest {show.age(oldest)} old"
@@ -116,22 +127,24 @@ def _log_line(log: Data) -> str:
     oldest = min((lane["oldest_us"] for lane in log["lanes"] if lane["oldest_us"]), default=0)
     reach = f" of the last {show.age(oldest)}" if oldest else ""
     growth = f", growing {show.size(log['bytes_per_s'])}/s" if log["bytes_per_s"] else ""
+    volatile = log.get("memory_bytes", 0)  # a gateway that was started before an upgrade does not say
+    memory = f" ({show.size(volatile)} in memory only)" if volatile else ""
     return (
         f"{aligned.counted(records, 'record')}{reach}, {show.size(log['used_bytes'])} of at most "
-        f"{show.size(log['cap_bytes'])}{growth}; {show.size(log['free_bytes'])} free on the disk"
+        f"{show.size(log['cap_bytes'])}{memory}{growth}; {show.size(log['free_bytes'])} free on the disk"
     )
 
 
 def _flash_rows(flash: Data) -> list[tuple[str, str]]:
     """Return what the log costs its device, as soon as it is known."""
     words = []
+    if flash["bytes_per_day"] is not None:
+        words.append(f"fluxedge writes {show.size(flash['bytes_per_day'])} a day")
     if flash["bytes_per_point"] is not None:
         words.append(f"{flash['bytes_per_point']:.1f} bytes a point")
-    if flash["bytes_per_day"] is not None:
-        words.append(f"{show.size(flash['bytes_per_day'])} a day")
-    if flash["device_bytes_per_day"] is not None:
-        words.append(f"{show.size(flash['device_bytes_per_day'])} a day to the disk in all")
     line = ", ".join(words)
+    if flash["device_bytes_per_day"] is not None:
+        line += f"; all programs together {show.size(flash['device_bytes_per_day'])} a day to this disk"
     if flash["used_percent"] is not None:
         line += f"; {flash['used_percent']:.0f} % of its life used"
     if flash["life_days"] is not None:

@@ -99,8 +99,10 @@ async def _sets(places: Places, layout: Layout, stop: asyncio.Event) -> AsyncGen
                 await stop.wait()
         return
 
+    whole = [root.absolute() for root in roots]  # which is how watchfiles names what it found
+
     def matters(_change: Change, path: str) -> bool:
-        return any(is_configuration(Path(path), root) for root in roots)
+        return any(is_configuration(Path(path), root) for root in whole)
 
     quiet, looks = False, 0
     async for found in awatch(

@@ -3,7 +3,7 @@
     STATE/log.db  log.db-wal  log.db-shm   ->   STATE/log.damaged-20270131T235959Z/
     STATE/log.broken                            made when a commit finds damage: whoever opens the log sets it aside
 
-Nothing of it is thrown away but the oldest of more than three such folders.
+Nothing of it is thrown away but the oldest of more than three such folders, those first that were salvaged.
 """
 
 from __future__ import annotations
@@ -80,11 +80,15 @@ def set_aside(path: Path, now_s: float, why: LinkProblem) -> LinkProblem:
     except OSError as exc:
         text = f"{path} is damaged, and cannot be set aside: {exc.strerror}"
         raise LinkProblem("log-damaged", text, "Move it away; the gateway starts a new one.") from exc
-    others = sorted(other for other in path.parent.glob("log.damaged-*") if other != folder)
-    for old in others[: max(0, len(others) + 1 - KEPT)]:
-        shutil.rmtree(old, ignore_errors=True)
+    with contextlib.suppress(OSError):  # too many stay then
+        others = sorted(other for other in path.parent.glob("log.damaged-*") if other != folder)
+        others.sort(key=lambda other: not (other / "salvaged.json").exists())
+        for old in others[: max(0, len(others) + 1 - KEPT)]:
+            shutil.rmtree(old, ignore_errors=True)
     text = f"{why.message}; it was set aside in {folder}, a new log was started"
-    hint = "What was not delivered yet is in that folder only. Copy it, and look after the disk's health."
+    hint = "What can be read of it is being saved. Look after the disk's health (dmesg)."
+    if why.code != "log-damaged":
+        hint = "What was not delivered yet went with the log; it is announced as gaps. Find out who did that."
     return LinkProblem("log-damaged", text, hint)
 
 

@@ -49,6 +49,7 @@ class Witness(msgspec.Struct, frozen=True):
     wal_bytes: int = 0  # of log.db-wal, which never shrinks while a log is open; 0 = the log was closed
     boot: int = 0  # number of the boot, and the kernel's id of it: they go on in the log after a damaged one
     boot_id: str = ""
+    groups: dict[int, bytes] = {}  # number -> key: rounds cannot be read without, and the log may lose its own
 
 
 class Missing(typing.NamedTuple):
@@ -110,7 +111,11 @@ def connect(path: Path) -> sqlite3.Connection:
         for pragma in WRITER_PRAGMAS:
             connection.execute(f"PRAGMA {pragma}").fetchall()
         _check_settings(connection, path)
-    except (sqlite3.Error, LinkProblem) as exc:
+    except LinkProblem:
+        if connection is not None:
+            connection.close()
+        raise
+    except sqlite3.Error as exc:
         if connection is not None:
             connection.close()
         raise problem_of(path, exc) from exc
@@ -158,7 +163,10 @@ def open_log(path: Path, witness_path: Path, clock: Clock) -> Opened:
         connection.execute("BEGIN IMMEDIATE")
         opened = _open(connection, path, witness, cut, clock)
         connection.execute("COMMIT")
-    except (sqlite3.Error, LinkProblem, ValueError, TypeError, OverflowError) as exc:
+    except LinkProblem:  # it knows its cause, by which a disk that fails is told from a wrong place
+        connection.close()
+        raise
+    except (sqlite3.Error, OSError, ValueError, TypeError, OverflowError) as exc:
         connection.close()  # rolls back
         raise problem_of(path, exc) from exc
     opened.migrated = migrated
@@ -303,14 +311,24 @@ def read_witness(path: Path) -> Witness | None:
         return None
 
 
-def write_witness(path: Path, log_path: Path, epoch: int, heads: dict[Lane, int], boot: int = 0) -> None:
-    """Replace the witness (blocking); a failure is harmless, the old one stays. Without a boot its own is kept."""
+def write_witness(
+    path: Path,
+    log_path: Path,
+    epoch: int,
+    heads: dict[Lane, int],
+    boot: int = 0,
+    groups: dict[int, bytes] | None = None,
+) -> None:
+    """Replace the witness (blocking); a failure is harmless, the old one stays. Without boot or groups its own stay."""
     temporary = path.with_suffix(".new")
-    old = read_witness(path) if not boot else None
-    boots = (old.boot, old.boot_id) if old is not None else (boot, boot_id() if boot else "")
+    old = read_witness(path)
+    boots = (boot, boot_id() if boot else "") if boot or old is None else (old.boot, old.boot_id)
+    if groups is None:
+        groups = old.groups if old is not None and old.epoch == epoch else {}
     with contextlib.suppress(OSError):
         labelled = {lane.label: head for lane, head in heads.items()}
-        witness = Witness(epoch, machine_id(), labelled, log_path.stat().st_ino, wal.size_of(log_path), *boots)
+        inode, wal_bytes = log_path.stat().st_ino, wal.size_of(log_path)
+        witness = Witness(epoch, machine_id(), labelled, inode, wal_bytes, *boots, groups)
         with temporary.open("wb") as file:
             file.write(msgspec.json.encode(witness))
             file.flush()

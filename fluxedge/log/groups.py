@@ -8,6 +8,8 @@ import msgspec
 
 from fluxedge.model import Group
 
+WITNESSED = 256  # groups: 9 KB a minute
+
 
 class Groups:
     """All groups of a log, by the number that rounds carry."""
@@ -46,6 +48,11 @@ class Groups:
     def all(self) -> list[tuple[int, Group]]:
         """Return every group."""
         return list(self.by_id.items())
+
+    def witnessed(self) -> dict[int, bytes]:
+        """Return the keys of the newest groups that are durable, by number: for the witness."""
+        fresh = set(self._fresh)
+        return {n: self.by_id[n].key for n in sorted(self.by_id)[-WITNESSED:] if n not in fresh}
 
     def number_from(self, number: int) -> None:
         """Let new groups have numbers above this one: what is below is not known."""

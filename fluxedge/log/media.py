@@ -48,13 +48,14 @@ class Disk:
         self.witness_path = path.with_suffix(".witness")
         self.ballast = ballast
         self.writer: Writer | None = None  # None while it cannot be written
-        self.set_aside: LinkProblem | None = None  # what was found damaged, and where it is now
+        self.set_aside: LinkProblem | None = None  # what was found damaged, and where it is now; until it is taken
         self.broken: LinkProblem | None = None  # why it must be set aside before it is opened again
         self._clock = clock
         self._lock: typing.BinaryIO | None = None
         self._reading: sqlite3.Connection | None = None
         self._inode = 0
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="log-reader")
+        migrations.statements()  # read while there is a disk: the memory is made of them
 
     # --- opening and closing: blocking; at the start on the loop's thread, afterwards on the reader's ----------------
 
@@ -74,21 +75,29 @@ class Disk:
     def _open(self, load: Load) -> Opened:
         had_lock = self._lock is not None
         try:
-            if self._lock is None:
-                self._lock = database.lock(self.path.with_suffix(".lock"))
+            self._take_lock()
             try:
-                return self._begin(load)
+                opened = self._begin(load)
             except LinkProblem as problem:
                 if problem.code not in ("log-damaged", "log-replaced"):
                     raise
-                moved = self._move_away(problem)
+                self._move_away(problem)
                 opened = self._begin(load)
-                self.set_aside, opened.new_epoch_because = moved, ""
-                return opened
         except LinkProblem:
             if not had_lock:
                 self._unlock()
             raise
+        if self.set_aside is not None:
+            opened.new_epoch_because = ""
+        return opened
+
+    def _take_lock(self) -> None:
+        """Lock the log; anew where the lock file was removed, because then it keeps nobody away any more."""
+        path = self.path.with_suffix(".lock")
+        if self._lock is not None and _inode(path) not in (None, os.fstat(self._lock.fileno()).st_ino):
+            self._unlock()
+        if self._lock is None:
+            self._lock = database.lock(path)
 
     def _begin(self, load: Load) -> Opened:
         if self.broken is not None:
@@ -108,15 +117,19 @@ class Disk:
         self._close_reading()
         self._reading = reading
         self._inode = database.inode(self.path)
-        self.set_aside = None
         self.writer = Writer(opened.connection)
         return opened
 
-    def _move_away(self, problem: LinkProblem) -> LinkProblem:
+    def _move_away(self, problem: LinkProblem) -> None:
         self._close_reading()
         moved = damage.set_aside(self.path, self._clock.wall_ns() / 10**9, problem)
-        self.broken = None
-        return LinkProblem(problem.code, moved.message, moved.hint)
+        self.broken, self._inode = None, 0
+        self.set_aside = LinkProblem(problem.code, moved.message, moved.hint)
+
+    def take_set_aside(self) -> LinkProblem | None:
+        """Return what was set aside since this was asked last: once the log goes on in its place, it is told."""
+        found, self.set_aside = self.set_aside, None
+        return found
 
     def open_reading(self, load: Load) -> None:
         """Read a log that cannot be written, as far as that goes; without one there is nothing to read."""

@@ -32,11 +32,15 @@ class _TooSlow(Exception):
     """A copy takes longer than a plant can wait for it."""
 
 
-def statements(name: str = "schema.sql") -> list[str]:
-    """Return the statements of a script of this package; the one by default makes an empty log."""
+@cache
+def statements(name: str = "schema.sql") -> tuple[str, ...]:
+    """Return the statements of a script of this package; the one by default makes an empty log.
+
+    Read once: it is needed again when the log goes to memory, and the disk may be gone then.
+    """
     script = resources.files("fluxedge.log").joinpath(name).read_text(encoding="utf-8")
     text = "\n".join(line for line in script.splitlines() if not line.startswith("--"))
-    return [statement.strip() for statement in text.split(";") if statement.strip()]
+    return tuple(statement.strip() for statement in text.split(";") if statement.strip())
 
 
 @cache
@@ -114,13 +118,13 @@ def keep_copy(
     connection: sqlite3.Connection, path: Path, kept: Path, now_s: Callable[[], float] = time.monotonic
 ) -> str:
     """Copy a log as it is, with its WAL, to `kept`; say where it is, or why there is none. It never raises for it."""
-    (pages,) = connection.execute("PRAGMA page_count").fetchone()
-    (size,) = connection.execute("PRAGMA page_size").fetchone()
-    disk = os.statvfs(path.parent)
-    if disk.f_bavail * disk.f_frsize < pages * size + ROOM_BYTES:
-        return f"no copy was kept: the disk has no room for {pages * size} bytes more"
     unfinished = path.with_name(f"{path.stem}.schema.new")
     try:
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+        disk = os.statvfs(path.parent)
+        if disk.f_bavail * disk.f_frsize < pages * size + ROOM_BYTES:
+            return f"no copy was kept: the disk has no room for {pages * size} bytes more"
         _copy(connection, unfinished, now_s() + COPY_S, now_s)
         for old in [file for file in path.parent.glob(f"{path.stem}.schema-*.db") if file.is_file()]:
             old.unlink()

@@ -120,6 +120,13 @@ def totals(connection: sqlite3.Connection) -> dict[str, Total]:
     return {row[0]: Total(*row[1:]) for row in found.fetchall()}
 
 
+def never_delivered(connection: sqlite3.Connection, uplink: str, lane: Lane) -> list[tuple[int, int, int]]:
+    """Return (epoch, lo, hi) of what an uplink's cursor has passed although its peer has not had it."""
+    sql = "SELECT epoch, lo, hi FROM {} WHERE uplink = ? AND lane = ?"
+    found = connection.execute(f"{sql.format('quarantine')} UNION ALL {sql.format('gap')}", (uplink, lane) * 2)
+    return found.fetchall()
+
+
 def mark(connection: sqlite3.Connection, numbers: Sequence[int]) -> list[Kept]:
     """Note that rows shall be sent once more; return those that exist. Repeatable."""
     found = some(connection, numbers)

@@ -104,8 +104,9 @@ async def _open(path: Path) -> AsyncIterator[aiosqlite.Connection]:
         async with aiosqlite.connect(uri, uri=True, isolation_level=None) as connection:
             await connection.execute_fetchall("PRAGMA query_only = 1")
             yield connection
-    except sqlite3.Error as exc:
-        hint = "Read it as the user that runs fluxedge, or as root." if "unable to open" in str(exc) else ""
+    except (sqlite3.Error, OSError) as exc:
+        refused = "unable to open" in str(exc) or isinstance(exc, PermissionError)
+        hint = "Read it as the user that runs fluxedge, or as root." if refused else ""
         raise LinkProblem("log-damaged", f"{path}: {exc}", hint) from exc
 
 

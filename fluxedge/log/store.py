@@ -87,7 +87,7 @@ class Log(Books):
                 raise
             self._volatile.begin_without(problem)
             return
-        self.damaged = self.disk.set_aside
+        self.damaged = self.disk.take_set_aside()
         self.new_epoch_because, self.migrated = opened.new_epoch_because, opened.migrated
 
     def _load(self, opened: database.Opened) -> None:
@@ -236,8 +236,9 @@ class Log(Books):
 
     def note_fault(self, error: sqlite3.Error) -> None:
         """Take note of damage that a job beside commits met; housekeeping sets the log aside."""
-        if self.memory is None and damage.is_corruption(error):
-            self.failing = Failing(self.clock.mono_ns(), error)
+        if self.memory is None and self.disk.broken is None and damage.is_corruption(error):
+            # not `failing`: the next commit that succeeds ends that, and the damage stays
+            self.disk.broken = LinkProblem("log-damaged", f"{self.path}: {error}")
 
     def is_durable(self, epoch: int) -> bool:
         """Tell whether what is committed in this epoch survives a power cut."""
@@ -282,8 +283,17 @@ class Log(Books):
             seq = outcome.hi + 1
 
     async def unanswered_commands(self, after: str, limit: int) -> list[tuple[str, bytes]]:
-        """Return a page of interrupted commands, those behind the key `after`: (key, request)."""
-        return await self.look(lambda c: intents.unanswered(c, after, limit))
+        """Return a page of interrupted commands, those behind the key `after`: (key, request).
+
+        Raises:
+            LinkProblem: "log-damaged": they cannot be read; where that is damage, housekeeping sets the log aside.
+        """
+        try:
+            return await self.look(lambda c: intents.unanswered(c, after, limit))
+        except LinkProblem as problem:
+            if isinstance(problem.__cause__, sqlite3.Error):
+                self.note_fault(problem.__cause__)
+            raise
 
     async def command_result(self, key: str) -> tuple[bytes, bytes | None] | None:
         """Return the remembered command with this key: (request, result or None when it was interrupted)."""
@@ -327,13 +337,16 @@ class Log(Books):
         What configured `uplinks` have not had of it becomes a gap in `unannounced`.
 
         Raises:
-            LogFault: the database cannot be written.
+            LogFault: the database cannot be written, or what is needed for it cannot be had (files, threads).
         """
-        if self.memory is None and await self._upkeep.rescue():
-            await self._volatile.begin()
-        if self.memory is not None:
-            return await self._volatile.step(uplinks)
-        return await self._upkeep.step(uplinks)
+        try:
+            if self.memory is None and await self._upkeep.rescue():
+                await self._volatile.begin()
+            if self.memory is not None:
+                return await self._volatile.step(uplinks)
+            return await self._upkeep.step(uplinks)
+        except (OSError, RuntimeError) as exc:
+            raise LogFault("log-write-failed", f"{self.path}: {exc}") from exc
 
     async def close(self) -> None:
         """Save the cursors and what is in memory, write the witness, close threads and files."""
@@ -349,7 +362,8 @@ class Log(Books):
         if self.memory is not None:
             self.memory.close()
         else:
-            database.write_witness(self.disk.witness_path, self.path, self.epoch, self.heads)
+            groups = self.groups.witnessed()
+            database.write_witness(self.disk.witness_path, self.path, self.epoch, self.heads, groups=groups)
         self.disk.release()
 
 

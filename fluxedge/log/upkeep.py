@@ -45,6 +45,7 @@ class Upkeep:
             log.volatile_because = log.disk.broken
             return True
         if log.failing is None:
+            log.volatile_because = None  # of a failure that has passed: housekeeping hurries while it stands
             return False
         since_ns, error = log.failing
         log.volatile_because = fault_of(error)
@@ -78,8 +79,8 @@ class Upkeep:
         if found is not None:
             await self.evict(*found, uplinks)
             return True
-        heads, now_ms = dict(log.heads), log.trusted_ms()
-        return await log.write(partial(self._tidy, heads=heads, now_ms=now_ms))
+        heads, groups, now_ms = dict(log.heads), log.groups.witnessed(), log.trusted_ms()
+        return await log.write(partial(self._tidy, heads=heads, groups=groups, now_ms=now_ms))
 
     def _measure(self, connection: sqlite3.Connection, keep_ballast: bool) -> Usage:
         log = self._log
@@ -88,7 +89,9 @@ class Upkeep:
             log.ballast.keep(usage.free_bytes, log.limits.free_space_bytes)
         return usage
 
-    def _tidy(self, connection: sqlite3.Connection, heads: dict[Lane, int], now_ms: int | None) -> bool:
+    def _tidy(
+        self, connection: sqlite3.Connection, heads: dict[Lane, int], groups: dict[int, bytes], now_ms: int | None
+    ) -> bool:
         log = self._log
         more = intents.forget(connection, now_ms)
         if now_ms is not None:
@@ -96,7 +99,7 @@ class Upkeep:
             connection.execute("DELETE FROM gap WHERE said_seq > 0 AND at_ms < ?", (old_ms,))
             placing.forget(connection, now_ms - max(log.limits.keep_ms.values()))
         if heads != self.witnessed:
-            database.write_witness(log.disk.witness_path, log.path, log.epoch, heads)
+            database.write_witness(log.disk.witness_path, log.path, log.epoch, heads, groups=groups)
             self.witnessed = heads
         return more
 

@@ -90,15 +90,23 @@ class Volatile:
         """Go on in memory; a commit that is on its way ends first, and may prove that there is no need."""
         log = self._log
         memory = await asyncio.to_thread(Memory, log.limits)
+        log.gate = asyncio.get_running_loop().create_future()  # a file that was removed still takes commits
+        try:
+            await log.commits_ended()
+            if log.failing is not None or log.disk.broken is not None:
+                await self._carry(memory)
+                self._switch(memory)
+        finally:
+            self._open_gate()
+            if log.memory is not memory:
+                memory.close()
+
+    async def _carry(self, memory: Memory) -> None:
+        """Take along what the disk tells in time."""
         with contextlib.suppress(TimeoutError, LinkProblem, sqlite3.Error):
             async with asyncio.timeout(CARRY_S):
-                carried = await log.disk.look(_to_carry)
+                carried = await self._log.disk.look(_to_carry)
             await memory.look(carried.write)
-        await log.commits_ended()
-        if log.failing is not None or log.disk.broken is not None:
-            self._switch(memory)
-        else:
-            await asyncio.to_thread(memory.close)
 
     def _switch(self, memory: Memory) -> None:
         log = self._log
@@ -162,9 +170,10 @@ class Volatile:
             log.usage = await log.disk.look(lambda c: retention.measure(c, log.path))
             await self._look_for_room()
             await self._copy(opened)
-        except (LinkProblem, sqlite3.Error) as exc:
-            log.volatile_because = exc if isinstance(exc, LinkProblem) else fault_of(exc)
-            if isinstance(exc, sqlite3.Error) and damage.is_damage(exc):
+        except (LinkProblem, sqlite3.Error, OSError, RuntimeError) as exc:  # the last: no thread can be had
+            because = fault_of(exc) if isinstance(exc, sqlite3.Error) else database.problem_of(log.path, exc)
+            log.volatile_because = because
+            if damage.is_damage(exc):
                 log.disk.broken = LinkProblem("log-damaged", f"{log.path}: {exc}")
             self._probe_at_ns = log.clock.mono_ns() + self._pause_ns
             self._pause_ns = min(2 * self._pause_ns, PROBE_MOST_NS)
@@ -187,7 +196,7 @@ class Volatile:
         assert writer is not None
         if self._unread:  # blocks the loop for a moment, once in the life of a disk that could not be read
             with contextlib.closing(database.connect_reading(log.path)) as connection:
-                log.merge(dataclasses.replace(opened, connection=connection))
+                self._merge(dataclasses.replace(opened, connection=connection))
             self._unread = False
         if log.disk.set_aside is not None and log.disk.set_aside.code == "log-damaged":
             log.lay_aside()
@@ -221,11 +230,19 @@ class Volatile:
         log.turn_to(epoch)
         log.groups.written(len(log.groups.fresh()))
         log.memory = log.volatile_because = None
-        log.damaged = log.disk.set_aside or log.damaged
+        log.damaged = log.disk.take_set_aside() or log.damaged
         log.rotated = True
         self._upkeep.witnessed = {}
         self._open_gate()
         await log.disk.look_beside(memory.close)
+
+    def _merge(self, opened: Opened) -> None:
+        log = self._log
+        try:
+            log.merge(opened)
+        except (ValueError, TypeError, OverflowError) as exc:  # what it holds was not looked at before
+            log.disk.broken = database.problem_of(log.path, exc)
+            raise log.disk.broken from exc
 
     async def _copy_page(self, move: Move, memory: Memory, writer: Writer) -> int:
         page = await memory.look(move.page)

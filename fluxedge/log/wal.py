@@ -14,6 +14,7 @@ reported, and whose seqs would be used again.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 from pathlib import Path
@@ -48,6 +49,8 @@ def broken_end(path: Path) -> str:
             commits = _commits_behind(file.fileno(), taken, page_bytes, header[16:24])
     except OSError:
         return ""
+    if commits == 1:
+        return "the last commit in its WAL is damaged"
     return f"{commits} commits at the end of its WAL are damaged" if commits else ""
 
 
@@ -99,22 +102,35 @@ def frames(path: Path, page_bytes: int) -> dict[int, int]:
     """Return page number -> where in the WAL its newest content is, up to the last commit; checksums are not looked at.
 
     For salvage, which checks what it finds. Empty where there is no WAL, or its header is damaged.
+
+    Raises:
+        OSError: it cannot be opened.
     """
     found: dict[int, int] = {}
     try:
-        with open(f"{path}-wal", "rb") as file:
-            header = file.read(_HEADER_BYTES)
-            if len(header) < _HEADER_BYTES or not _is_header(header):
-                return {}
-            salts, at, pending = header[16:24], _HEADER_BYTES, dict[int, int]()
-            while len(head := os.pread(file.fileno(), _FRAME.size, at)) == _FRAME.size:
-                number, size, found_salts = _FRAME.unpack(head)
-                if found_salts == salts:  # a damaged head may stand between good frames
-                    pending[number] = at + _FRAME_BYTES
-                    if size:
-                        found |= pending
-                        pending = {}
-                at += _FRAME_BYTES + page_bytes
-    except OSError:
-        return {}
+        file = open(f"{path}-wal", "rb")  # noqa: SIM115
+    except (FileNotFoundError, IsADirectoryError):
+        return found
+    with file, contextlib.suppress(OSError):
+        header = file.read(_HEADER_BYTES)
+        if len(header) < _HEADER_BYTES or not _is_header(header):
+            return {}
+        salts, at, pending = header[16:24], _HEADER_BYTES, dict[int, int]()
+        end = os.fstat(file.fileno()).st_size
+        while at + _FRAME.size <= end:
+            number, size, found_salts = _FRAME.unpack(_head(file.fileno(), at))
+            if found_salts == salts:  # a damaged head may stand between good frames
+                pending[number] = at + _FRAME_BYTES
+                if size:
+                    found |= pending
+                    pending = {}
+            at += _FRAME_BYTES + page_bytes
     return found
+
+
+def _head(file: int, at: int) -> bytes:
+    """Return the head of a frame; zeros where the disk does not give it."""
+    try:
+        return os.pread(file, _FRAME.size, at).ljust(_FRAME.size, b"\0")
+    except OSError:
+        return bytes(_FRAME.size)

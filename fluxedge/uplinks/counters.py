@@ -64,7 +64,7 @@ class ForwardCounters:
     payload_bytes: int = 0
     sessions: int = 0
     refused: int = 0
-    last_ack_ns: int = 0
+    last_ack_ns: int = 0  # CLOCK_BOOTTIME
     ack_latency_ns: int = 0  # of the latest message: oldest record's stamp to PUBACK
     live: StreamCounters = field(default_factory=StreamCounters)
     backlog: StreamCounters = field(default_factory=StreamCounters)

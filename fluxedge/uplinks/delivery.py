@@ -26,11 +26,10 @@ from fluxedge.uplinks.budget import Budget
 from fluxedge.uplinks.messages import Cut, Cutter, Size
 from fluxedge.uplinks.poison import Piece, State, Suspicion
 from fluxedge.uplinks.retry import Retries
-from fluxedge.uplinks.streams import Start, Stream, read_one, strict_for_now
+from fluxedge.uplinks.streams import Start, Stream, is_todo, newest_delivered, read_one, strict_for_now
 
 BACKLOG_BYTES = 256 << 10  # of one message of the backlog at most: live messages wait for it
 SHARE = 4  # while live messages never cease, the backlog gets one byte for so many of theirs
-CONTROL_S = 10.0  # how long another record of the suspect's lane is waited for
 KILLED = "the connection ended whenever it was sent alone"
 
 
@@ -81,6 +80,7 @@ class Sent(typing.NamedTuple):
     message: Message
     at_s: float
     row: int = 0  # of the quarantine
+    repeated: bool = False  # it was delivered before, and goes once more as a control
 
     @property
     def piece(self) -> Piece:
@@ -115,6 +115,7 @@ class Delivery:
         self._flight_bytes = self._flight_messages = 0  # of the backlog
         self._news = asyncio.Event()
         self._fault: LinkProblem | None = None
+        self._held: Lane | None = None  # a suspect of it waits for a control; the other lanes go on
         self.under_way: dict[asyncio.Future[None], Sent] = {}  # in the order of sending
         self.behind = False  # there is, or was a moment ago, something in the backlog
 
@@ -139,6 +140,8 @@ class Delivery:
             self._news.clear()
             self._check()
             await self._retries.write()
+            if self._held is not None:
+                await self._test_suspects()
             wait_s = await (self._strict_turn() if self._strict else self._turn())
             if wait_s:
                 await self._pause(wait_s)
@@ -161,7 +164,7 @@ class Delivery:
     async def _turn(self) -> float:
         """Send a few live messages, or one of the backlog; return how long there is nothing to do."""
         size, sent = self._size(), False
-        for stream in self._live:
+        for stream in self._open(self._live):
             for message in await self._next(stream, size):
                 await self._transmit(message)
                 sent = True
@@ -189,7 +192,7 @@ class Delivery:
         if wait_s:
             return wait_s
         await self._uplink.room()
-        if self._owed_bytes < size and any(stream.waits() for stream in self._live):
+        if self._owed_bytes < size and any(stream.waits() for stream in self._open(self._live)):
             return 0.0  # committed while this one was made, or waited for room
         self._owed_bytes = max(0.0, min(self._owed_bytes, 2 * size) - size)
         self._prepared = None
@@ -200,7 +203,7 @@ class Delivery:
     async def _strict_turn(self) -> float:
         """Send what comes next of each lane; return how long there is nothing to do."""
         sent, self.behind = False, False
-        for backlog, live in zip(self._backlog, self._live, strict=True):
+        for backlog, live in zip(self._open(self._backlog), self._open(self._live), strict=True):
             found = await self._next(backlog, self._size())
             self.behind = self.behind or bool(found)
             for message in found or await self._next(live, self._size()):
@@ -210,20 +213,34 @@ class Delivery:
                     self._budget.spend(self._now_s(), len(message.payload))
                 await self._transmit(message)
                 sent = True
-        if not sent and (retry := await self._retries.next()) is not None:
+        if not sent and (retry := await self._retry()) is not None:
             await self._transmit(retry[1], retry[0])
             sent = True
         return 0.0 if sent else math.inf
 
     async def _prepare(self) -> tuple[int, Message] | None:
         """Return the backlog's next message, that of a marked row of the quarantine first."""
-        if (retry := await self._retries.next()) is not None:
+        if (retry := await self._retry()) is not None:
             return retry
         size = self._size(historical=True)
-        for stream in self._backlog:
+        for stream in self._open(self._backlog):
             if found := await self._next(stream, size):
                 return 0, found[0]
         return None
+
+    async def _retry(self) -> tuple[int, Message] | None:
+        """Return the next marked row of the quarantine; one that the peer cannot take is left there."""
+        most = self._size().most
+        while (found := await self._retries.next()) is not None:
+            row, message = found
+            if not 0 < most < len(message.payload):
+                return found
+            self._retries.settled(row, _too_large(message))
+            self._news.set()  # to have it written
+        return None
+
+    def _open(self, streams: list[Stream]) -> list[Stream]:
+        return [stream for stream in streams if stream.lane is not self._held]
 
     def _size(self, *, historical: bool = False) -> Size:
         limits = [limit for limit in (self._uplink.maximum_message_bytes, self._limits.most_bytes) if limit]
@@ -244,27 +261,34 @@ class Delivery:
         for lo, hi in cut.damaged:
             self._log.lose(self._terms.uplink, cut.epoch, lane, lo, hi)
         for message in cut.too_large:
-            self._refuse(message, f"{len(message.payload)} bytes are more than the peer takes in one message")
+            self._refuse(message, _too_large(message))
 
     # --- suspects -----------------------------------------------------------------------------------------------------
 
     async def _test_suspects(self) -> None:
-        """Send what is suspected of killing connections, each alone; return when nothing is suspected any more."""
+        """Send what is suspected of killing connections, each alone.
+
+        Returns when nothing is suspected any more, or when the lane of a suspect is to be held: it has no other record
+        yet by which the peer could show that it takes any of the lane.
+        """
         while (suspect := self._suspicion.suspect) is not None:
             self._news.clear()
-            if self._suspicion.state is State.CONTROL:
-                message, row = await self._control(suspect), 0
-            else:
-                message, row = await self._suspected(suspect), suspect.row
+            control = self._suspicion.state is State.CONTROL
+            message = await (self._control(suspect) if control else self._suspected(suspect))
+            if control and message is None and self._waits(suspect):
+                self._held = suspect.lane
+                return
+            self._held = None
             if message is None:
                 self._suspicion.gone()
                 continue
-            future = await self._transmit(message, row)
+            future = await self._transmit(message, 0 if control else suspect.row, control=control)
             await asyncio.wait([future])
             self._check()
             guilty = self._suspicion.passed(Piece(message.epoch, message.lane, message.lo, message.hi))
             if guilty is not None:
                 await self.set_aside(guilty)
+        self._held = None
 
     async def _suspected(self, piece: Piece) -> Message | None:
         """Return a suspect, or its first part, as a message; None when nothing of it is to be sent any more."""
@@ -276,17 +300,24 @@ class Delivery:
                     return found
         return None
 
+    def _waits(self, piece: Piece) -> bool:
+        """Tell whether something of a suspect is still to be sent; what came out of the quarantine stays there."""
+        if piece.row:
+            self._retries.settled(piece.row, KILLED)
+            return False
+        todo = self._log.cursors.of(self._terms.uplink, piece.lane)
+        return any(epoch == piece.epoch and ranges.intersect(piece.lo, piece.hi) for epoch, ranges in todo)
+
     async def _control(self, suspect: Piece) -> Message | None:
-        """Return the newest record of the suspect's lane that is still to be sent; None when none comes."""
-        log, lane, until_s = self._log, suspect.lane, self._now_s() + CONTROL_S
-        while self._now_s() < until_s:
-            epoch, head = log.epoch, log.heads[lane]
-            todo = any(e == epoch and head in ranges for e, ranges in log.cursors.of(self._terms.uplink, lane))
-            if head and todo and not (epoch == suspect.epoch and suspect.lo <= head <= suspect.hi):
-                return await self._one(epoch, lane, head, head, historical=False)
-            await self._pause(until_s - self._now_s())
-            self._news.clear()
-        return None
+        """Return another record of the suspect's lane, one that the peer has had already where there is one."""
+        log, lane = self._log, suspect.lane
+        epoch, seq = log.epoch, log.heads[lane]
+        if self._held is None and (found := await newest_delivered(log, self._terms.uplink, lane)) is not None:
+            return await self._one(found[0], lane, found[1], found[1], historical=True)
+        same = epoch == suspect.epoch and suspect.lo <= seq <= suspect.hi
+        if same or not is_todo(log, self._terms.uplink, epoch, lane, seq):
+            return None
+        return await self._one(epoch, lane, seq, seq, historical=True)
 
     async def _one(self, epoch: int, lane: Lane, lo: int, hi: int, *, historical: bool) -> Message | None:
         terms = self._terms
@@ -304,11 +335,12 @@ class Delivery:
 
     # --- what is under way --------------------------------------------------------------------------------------------
 
-    async def _transmit(self, message: Message, row: int = 0) -> asyncio.Future[None]:
+    async def _transmit(self, message: Message, row: int = 0, *, control: bool = False) -> asyncio.Future[None]:
         await self._uplink.room()
         self._check()
+        repeated = control and not is_todo(self._log, self._terms.uplink, message.epoch, message.lane, message.lo)
         future = self._uplink.send(message)
-        sent = self.under_way[future] = Sent(message, self._now_s(), row)
+        sent = self.under_way[future] = Sent(message, self._now_s(), row, repeated)
         if message.historical:
             self._flight_messages += 1
             self._flight_bytes += len(message.payload)
@@ -333,6 +365,8 @@ class Delivery:
             self._flight_messages -= 1
             self._flight_bytes -= size
         self._news.set()
+        if sent.repeated:  # nothing becomes of it: it was settled before
+            return
         if error is not None:
             self._refuse(message, next(iter(error.reasons.values()), "refused"), sent.row)
             return
@@ -357,3 +391,7 @@ class Delivery:
         if self._fault is None:
             self._fault = problem
             self._news.set()
+
+
+def _too_large(message: Message) -> str:
+    return f"{len(message.payload)} bytes are more than the peer takes in one message"

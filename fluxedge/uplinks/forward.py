@@ -11,13 +11,15 @@ uplink a session, not the daemon its life.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import typing
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
 from fluxedge.clock import Clock
-from fluxedge.log import Log
+from fluxedge.log import Log, quarantine
 from fluxedge.model import Lane
 from fluxedge.problems import LinkProblem, Problem, ProblemBook
 from fluxedge.spi import Message
@@ -25,7 +27,7 @@ from fluxedge.uplinks.backoff import Backoff
 from fluxedge.uplinks.budget import Budget
 from fluxedge.uplinks.counters import CommitTimes, ForwardCounters
 from fluxedge.uplinks.delivery import Delivery, Limits, OpenUplink, Sent, Terms
-from fluxedge.uplinks.poison import Piece, State, Suspicion
+from fluxedge.uplinks.poison import State, Suspicion
 from fluxedge.uplinks.retry import Retries
 
 _log = logging.getLogger(__name__)
@@ -75,19 +77,21 @@ class Forwarder:
         self._backoff = Backoff(rng)
         self._budget = Budget(terms.backlog_rate_bytes, adaptive=not terms.strict)
         self._suspicion = Suspicion()
-        self._retries = Retries(log, terms.uplink, clock)
+        self._retries = Retries(log, terms.uplink, clock, self.rows_gone)
         self._commits = CommitTimes()
         self._attempts = 0  # failed ones: chooses the broker
         self._old: set[int] = set()  # brokers that speak the older version only
         self._window_most = 0  # 0 = what the broker permits
         self._target_bytes = terms.message_bytes
         self._most_bytes = 0  # a broker that names no limit showed one
+        self._named_bytes = 0  # the limit that the broker named last
         # of the present session
         self._delivery: Delivery | None = None
         self._worked = False
         self._opened_s = 0.0
         self.uplink: OpenUplink | None = None
-        self.connected_since_ns = 0
+        self.connected_since_ns = 0  # CLOCK_BOOTTIME; 0 = not connected
+        self.down_since_ns = clock.mono_ns()  # CLOCK_BOOTTIME; 0 = connected
         self.counters = ForwardCounters()
 
     @property
@@ -105,6 +109,16 @@ class Forwarder:
         if self._delivery is not None:
             self._delivery.wake()
 
+    async def rows_gone(self) -> None:
+        """Clear `record-refused` if nothing is in quarantine any more: all was delivered or dropped."""
+        refused, memory = self.counters.refused, self._log.memory  # memory has not all rows, and is not looked at
+        if memory is not None or any(row[0] == self.id for row in self._log.aside):
+            return
+        with contextlib.suppress(LinkProblem):  # the log cannot be read; that stands
+            rows = await self._log.look(partial(quarantine.page, uplink=self.id, limit=1))
+            if not rows and refused == self.counters.refused:
+                self._problems.clear(self._item, "record-refused")
+
     # --- sessions -----------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -116,7 +130,8 @@ class Forwarder:
                 task = asyncio.current_task()
                 if task is not None and task.cancelling():  # an uplink's bug in `close` hid the cancellation
                     raise asyncio.CancelledError
-                await self._suspect(problem)
+                if (damaged := await self._guarded(partial(self._suspect, problem))) is not None:
+                    self._problems.report(self._item, damaged)  # what was to be set aside stays to be sent
                 pause_s = self._follow(problem)
                 if pause_s:
                     await self._sleep(pause_s)
@@ -131,16 +146,21 @@ class Forwarder:
     async def _attempt(self) -> LinkProblem:
         """Run one session; return why it ended."""
         self._worked, self._opened_s, self._delivery = False, 0.0, None
+        found = await self._guarded(self._session) or LinkProblem("uplink-down", "the connection was closed")
+        self._problems.report(self._item, found)
+        return found
+
+    async def _guarded(self, work: Callable[[], Awaitable[None]]) -> LinkProblem | None:
+        """Do something; return what it raised."""
         try:
-            await self._session(self._connect(self._attempts, self._broker in self._old))
+            await work()
         except LinkProblem as problem:
-            found = problem
+            return problem
         except Exception as defect:  # one uplink's bug must not end the daemon
             if not self._problems.stands(self._item, "bug"):
                 _log.exception("uplink %s", self.id)
-            found = LinkProblem("bug", repr(defect))
-        self._problems.report(self._item, found)
-        return found
+            return LinkProblem("bug", repr(defect))
+        return None
 
     @property
     def _broker(self) -> int:
@@ -156,18 +176,12 @@ class Forwarder:
         if self._suspicion.state is not State.FREE or guilty is not None:
             self._backoff.reset()  # a few short pauses in a row, as many as poison.py says at most
         if guilty is not None:
-            await self._set_aside(delivery, guilty)
-
-    async def _set_aside(self, delivery: Delivery, guilty: Piece) -> None:
-        try:
             await delivery.set_aside(guilty)
-        except LinkProblem as damaged:  # it stays to be sent
-            self._problems.report(self._item, damaged)
 
     def _follow(self, problem: LinkProblem) -> float:
         """Do what the end of a session demands; return how long to pause, 0 = not at all."""
         delivery, self._delivery = self._delivery, None
-        unsettled = [sent.message for sent in delivery.under_way.values()] if delivery is not None else []
+        unsettled = list(delivery.under_way.values()) if delivery is not None else []
         if problem.advice == "older-version" and self._broker not in self._old:
             self._old.add(self._broker)
             return 0.0
@@ -175,30 +189,36 @@ class Forwarder:
         if self._opened_s and now_s - self._opened_s >= STABLE_S:
             self._backoff.reset()
             self._window_most = 0
+            if problem.advice != "smaller-messages":  # a limit that was found out may have been raised meanwhile
+                self._target_bytes, self._most_bytes = self._terms.message_bytes, 0
         if problem.code == "uplink-throttled":
             self._budget.throttled(self._now_s())
         if problem.advice == "smaller-window":
             self._window_most = max(1, len(unsettled) // 2)
         elif problem.advice == "smaller-messages" and unsettled:
-            self._shrink(max(unsettled, key=lambda message: len(message.payload)))
+            self._shrink(max(unsettled, key=lambda sent: len(sent.message.payload)))
         if not self._worked:
             self._attempts += 1
         return self._backoff.longest_s() if problem.advice == "longer-pause" else self._backoff.next_s()
 
-    def _shrink(self, largest: Message) -> None:
+    def _shrink(self, largest: Sent) -> None:
         """Make messages smaller than this one, which the broker did not take."""
-        if largest.hi > largest.lo:
-            self._target_bytes = max(1, min(self._target_bytes, len(largest.payload)) // 2)
+        message = largest.message
+        if largest.row:  # it goes as it was, or not at all
+            self._retries.settled(largest.row, "the peer found it too large")
+        elif message.hi > message.lo:
+            self._target_bytes = max(1, min(self._target_bytes, len(message.payload)) // 2)
         else:
-            self._most_bytes = len(largest.payload) - 1  # a single record: it can never go
+            self._most_bytes = len(message.payload) - 1  # a single record: it can never go
 
-    async def _session(self, uplink: OpenUplink) -> None:
+    async def _session(self) -> None:
         """Open an uplink and forward until it closes.
 
         Raises:
             LinkProblem: why it closed.
         """
         loop = asyncio.get_running_loop()
+        uplink = self._connect(self._attempts, self._broker in self._old)
         uplink.condition = self._condition
         proof: asyncio.TimerHandle | None = None
         try:
@@ -220,6 +240,7 @@ class Forwarder:
                 proof.cancel()
             if self.uplink is not None:
                 self._tell("uplink-state", self._item, {"state": "disconnected"})
+                self.down_since_ns = self._clock.mono_ns()
             self.uplink = None
             self.connected_since_ns = self.counters.budget_bytes = 0
             await uplink.close()
@@ -228,10 +249,13 @@ class Forwarder:
         self.uplink = uplink
         self._tell("uplink-state", self._item, {"state": "connected"})
         self._opened_s = now_s
-        self.connected_since_ns = self._clock.wall_ns()
+        self.connected_since_ns, self.down_since_ns = self._clock.mono_ns(), 0
         self.counters.sessions += 1
         if self._window_most:
             uplink.window = min(uplink.window, self._window_most)
+        if uplink.maximum_message_bytes != self._named_bytes:  # another limit than the one under which it was found out
+            self._named_bytes = uplink.maximum_message_bytes
+            self._target_bytes, self._most_bytes = self._terms.message_bytes, 0
         limits = Limits(self._target_bytes, self._most_bytes)
         self._delivery = Delivery(
             uplink, self._log, self._terms, limits, self._budget, self._suspicion, self._retries, self, self._now_s
@@ -268,7 +292,7 @@ class Forwarder:
         counters.records += message.hi - message.lo + 1
         counters.points += message.points
         counters.payload_bytes += len(message.payload)
-        counters.last_ack_ns = now_ns
+        counters.last_ack_ns = self._clock.mono_ns()
         if message.oldest_ns:
             counters.ack_latency_ns = now_ns - message.oldest_ns
         stream = counters.stream(message.historical)
@@ -287,7 +311,8 @@ class Forwarder:
         """Keep records that the peer will never take; called by the session."""
         self.counters.refused += message.hi - message.lo + 1
         text = f"{message.lane.label} {message.lo}-{message.hi} of epoch {message.epoch}: {reason}"
-        self._problems.report(self._item, Problem("record-refused", text, "They are kept in the log's quarantine."))
+        hint = "They are in quarantine: `fluxedge queue show`. Correct the cause, then `fluxedge queue retry --all`."
+        self._problems.report(self._item, Problem("record-refused", text, hint))
         self._log.quarantine(self.id, message, reason)
 
 

@@ -20,6 +20,7 @@ from fluxedge.uplinks import formats
 
 DEFAULT_PORT = {"mqtt": 1883, "mqtts": 8883}
 
+ENVELOPE_BYTES = 128  # of a payload without any record, about
 CLOSE_S = 1.0  # the broker may take this long to acknowledge "offline"
 
 # MQTT 5, 3.4.2.1: what a PUBACK's reason means for the records. Everything else >= 0x80 is "later".
@@ -97,6 +98,10 @@ class MqttUplink:
     async def open(self) -> None:
         """Connect, say "online" on the status topic, listen for commands where the uplink permits any."""
         await self._session.open()
+        limit, least = self._session.maximum_packet_bytes, self._overhead_bytes + ENVELOPE_BYTES
+        if 0 < limit < least:  # else every record would go to the quarantine
+            text = f"the broker takes packets of {limit} bytes at most; no record fits into less than {least}"
+            raise LinkProblem("uplink-refused", text, "Raise the broker's maximum packet size. The records are kept.")
         online = self._session.publish(
             self.status_topic, self._status("online"), retain=True, content_type=formats.JSON
         )
@@ -196,7 +201,8 @@ class MqttUplink:
         unheard = ", ".join(self._topics[lane] for lane, somebody in sorted(self._subscribed.items()) if not somebody)
         if unheard:
             text = f"nobody subscribes to {unheard}; the broker acknowledges the messages and drops them"
-            self.condition("uplink-no-subscribers", Problem("uplink-no-subscribers", text))
+            hint = "Subscribe with QoS 1 and a persistent session, or set `require_subscriber`: then they wait."
+            self.condition("uplink-no-subscribers", Problem("uplink-no-subscribers", text, hint))
         else:
             self.condition("uplink-no-subscribers", None)
 

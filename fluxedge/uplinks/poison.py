@@ -2,16 +2,18 @@
 
 A death counts when the peer ended the connection, after it had answered in it, without giving a reason of its own,
 while records were unacknowledged. Whatever else ends a session (no broker, no answer, throttling, a clash, our stop)
-changes nothing here; a link that flaps is not suspicious as long as the oldest unacknowledged record changes.
+changes nothing here; a link that flaps is not suspicious as long as the oldest unacknowledged record is acknowledged
+in the next session.
 
     FREE     sent: everything, as usual
-        death           the oldest unacknowledged record is blamed; the same one twice: all that was under way is
-                        suspected, TESTING
+        death           the oldest unacknowledged record is blamed; when it is under way at the next death, too (perhaps
+                        behind younger ones that are live): all that was under way is suspected, TESTING
     TESTING  sent: the first suspect, alone
         acknowledged    it is innocent: TESTING the next, FREE when none is left; a rest that must be guilty is split
         death           several records: TESTING the first half; one record: it is set aside when the peer has taken
                         another record of its lane since, else CONTROL
-    CONTROL  sent: the newest record of the suspect's lane, alone
+    CONTROL  sent: another record of the suspect's lane, alone: the newest that was delivered, else the newest
+                        that waits; while there is none, the other lanes
         acknowledged    the suspect is set aside; TESTING the next, FREE when none is left
         death           the peer takes nothing of this lane, so nobody is guilty: FREE
 
@@ -50,10 +52,10 @@ class Piece:
     row: int = 0  # of the quarantine; 0 = records of the log
     guilty: bool = False  # it, or a part of it, must be what kills
 
-    @property
-    def start(self) -> tuple[int, Lane, int, int]:
-        """Return what tells whether two deaths blame the same record."""
-        return self.epoch, self.lane, self.lo, self.row
+    def begins_in(self, other: Piece) -> bool:
+        """Tell whether the first record of this one is in another one."""
+        same = (self.epoch, self.lane, self.row) == (other.epoch, other.lane, other.row)
+        return same and other.lo <= self.lo <= other.hi
 
 
 class Suspicion:
@@ -61,7 +63,7 @@ class Suspicion:
 
     def __init__(self) -> None:
         self.state = State.FREE
-        self._blamed: tuple[int, Lane, int, int] | None = None
+        self._blamed: Piece | None = None
         self._suspects: deque[Piece] = deque()
         self._vouched: set[Lane] = set()  # lanes of which the peer takes records since the suspicion began
 
@@ -93,11 +95,11 @@ class Suspicion:
         return None
 
     def _blame(self, in_flight: list[Piece]) -> None:
-        if in_flight[0].start == self._blamed:
+        if self._blamed is not None and any(self._blamed.begins_in(piece) for piece in in_flight):
             self.state = State.TESTING
             self._suspects.extend(in_flight[:SUSPECTS])
             self._vouched.clear()
-        self._blamed = in_flight[0].start
+        self._blamed = in_flight[0]
 
     def passed(self, piece: Piece) -> Piece | None:
         """Note that the peer took what was sent alone, or refused it in words. Return what is to be set aside."""

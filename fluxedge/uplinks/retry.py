@@ -9,6 +9,7 @@ start: a duplicate, nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from fluxedge.clock import Clock
@@ -21,10 +22,12 @@ from fluxedge.spi import Message
 class Retries:
     """One uplink's rows to be sent once more. Lives over sessions."""
 
-    def __init__(self, log: Log, uplink: str, clock: Clock) -> None:
+    def __init__(self, log: Log, uplink: str, clock: Clock, gone: Callable[[], Awaitable[None]]) -> None:
+        """`gone` is awaited when rows were acknowledged and are not there any more."""
         self._log = log
         self._uplink = uplink
         self._clock = clock
+        self._gone = gone
         self._wanted = True  # there may be rows behind `_after`
         self._after = 0
         self._under_way: set[int] = set()
@@ -79,7 +82,8 @@ class Retries:
 
     async def write(self) -> None:
         """Write what became of rows; what cannot be written now is kept for the next time."""
-        for row, refused in list(self._outcomes.items()):
+        outcomes = list(self._outcomes.items())
+        for row, refused in outcomes:
             now_ms = self._clock.wall_ns() // 10**6
             job = partial(quarantine.refused, number=row, reason=refused, at_ms=now_ms)
             try:
@@ -87,3 +91,5 @@ class Retries:
             except LogFault:
                 return
             del self._outcomes[row]
+        if not all(refused for _, refused in outcomes):
+            await self._gone()

@@ -11,9 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from fluxedge.log import Log
+from fluxedge.log import Log, quarantine
 from fluxedge.log.ranges import RangeSet
 from fluxedge.model import OPEN_END, Lane
+from fluxedge.problems import LinkProblem
 from fluxedge.uplinks.formats import Marks
 from fluxedge.uplinks.messages import Cut, Cutter, Size
 
@@ -121,6 +122,28 @@ async def read_one(
     cut = await log.read(epoch, lane, lo, READ_BYTES, start)
     cut.epoch = epoch
     return cut
+
+
+def is_todo(log: Log, uplink: str, epoch: int, lane: Lane, seq: int) -> bool:
+    """Tell whether a record is not settled yet."""
+    return any(e == epoch and seq in ranges for e, ranges in log.cursors.of(uplink, lane))
+
+
+async def newest_delivered(log: Log, uplink: str, lane: Lane) -> tuple[int, int] | None:
+    """Return (epoch, seq) of the newest record of a lane that an uplink's peer has had and the log holds."""
+    try:
+        never = await log.look(partial(quarantine.never_delivered, uplink=uplink, lane=lane))
+    except LinkProblem:  # it is not known which
+        return None
+    waiting = [(epoch, lo, hi) for epoch, ranges in log.cursors.of(uplink, lane) for lo, hi in ranges]
+    for segment in reversed([segment for segment in log.segments() if segment.lane is lane]):
+        had = RangeSet([(segment.first, segment.last)] if segment.first <= segment.last else [])
+        for epoch, lo, hi in [*waiting, *never]:
+            if epoch == segment.epoch:
+                had.remove(lo, hi)
+        if had:
+            return segment.epoch, list(had)[-1][1]
+    return None
 
 
 def strict_for_now(log: Log, uplink: str, lanes: list[Lane]) -> bool:

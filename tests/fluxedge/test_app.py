@@ -217,3 +217,19 @@ async def test_a_stop_commits_every_round_that_was_taken(tmp_path: Path) -> None
     await gateway.stop()
     assert gateway.pipeline.rounds_total >= 10
     assert len([r async for r in query(tmp_path / "log.db", Query())]) == gateway.pipeline.rounds_total
+
+
+async def test_a_stop_says_what_was_in_memory_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway = Gateway(config(), tmp_path, TrustedClock())
+    await gateway.start()
+    close = gateway.log.close
+
+    async def close_without_a_disk() -> None:
+        await close()
+        monkeypatch.setattr(gateway.log, "memory", object())
+
+    monkeypatch.setattr(gateway.log, "close", close_without_a_disk)
+    await gateway.stop()
+    assert "records were in memory only: they are lost" in caplog.text

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fluxedge import clock
-from fluxedge.clock import BUILD_DATE_NS, AgeClock, SystemClock
+from fluxedge.clock import BUILD_DATE_NS, AgeClock, SystemClock, UtcOf
 
 HOUR_NS = 3600 * 10**9
 DAY_MS = 86_400_000
@@ -200,3 +200,25 @@ def test_while_the_clock_is_not_trusted_there_is_no_age() -> None:
     assert age.careful_ms() is None
     machine.sure, machine.wall_ms = True, NOW_MS + 1000
     assert age.now_ms() == NOW_MS + 1000
+
+
+def test_what_began_before_the_clock_was_set_is_as_old_as_it_is() -> None:
+    machine = Stopped(0)
+    machine.up_ns = 5 * 10**9
+    utc_of = UtcOf(machine)
+    assert utc_of(machine.up_ns) == 0
+    machine.up_ns += 60 * 10**9
+    machine.now_ns = BUILD_DATE_NS
+    assert utc_of(5 * 10**9) == BUILD_DATE_NS - 60 * 10**9
+
+
+def test_while_the_clock_is_not_set_an_instant_has_the_same_stamp_each_time() -> None:
+    machine = Stopped(BUILD_DATE_NS)
+    utc_of = UtcOf(machine)
+    first = utc_of(10**9)
+    machine.now_ns += 1000  # read a little later than the other clock
+    assert utc_of(10**9) == first
+
+
+def test_never_has_no_stamp() -> None:
+    assert UtcOf(Stopped(BUILD_DATE_NS))(0) == 0

@@ -379,6 +379,15 @@ async def test_bytes_of_a_damaged_log_do_not_stop_the_start(desk: Desk) -> None:
     assert {(await desk.ask(key=key)).state for key, _, _ in rows} == {"refused"}
 
 
+async def test_commands_that_cannot_be_read_do_not_stop_the_start(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def damaged(_: object) -> typing.Any:
+        raise LinkProblem("log-damaged", "x") from sqlite3.DatabaseError("database disk image is malformed")
+
+    monkeypatch.setattr(desk.log, "look", damaged)
+    await desk.commander.recover()
+    assert (await desk.ask(key="k1")).state == "refused", "it may have been carried out before"
+
+
 async def test_a_command_that_is_under_way_is_not_taken_for_an_interrupted_one(desk: Desk) -> None:
     desk.wire.outcome = None
     asked = asyncio.ensure_future(desk.ask(key="live"))

@@ -144,6 +144,41 @@ async def test_a_day_that_a_query_could_not_read_is_made_anew(make: Callable[...
     assert path.stem in rig.problems.of("history")[0].message
 
 
+async def test_a_damaged_day_stands_for_a_day_and_is_looked_at_once_an_hour(make: Callable[..., Rig]) -> None:
+    rig = make()
+    compaction = rig.compaction
+    await compaction._take(module.Report(damaged="2027-01-31", moved_to="x"))
+    rig.clock.advance(DAY_S - 1)
+    compaction._forget_damage()
+    assert rig.problems.stands("history", "history-damaged")
+    rig.clock.advance(1)
+    compaction._forget_damage()
+    assert not rig.problems.stands("history", "history-damaged")
+    for day in range(3):
+        compaction.suspect("2027-01-31")
+        assert compaction._suspects == {"2027-01-31"}
+        compaction._suspects.clear()
+        compaction.suspect("2027-01-31")  # the next query
+        assert not compaction._suspects
+        assert len(compaction._looked_at_ns) == 1, day
+        rig.clock.advance(3600)
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [("exec sleep 60", "said nothing"), ("head -c 100000 /dev/zero | tr '\\0' x; exec sleep 60", "understands")],
+)
+async def test_a_child_that_is_silent_or_says_too_much_is_killed(
+    make: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch, script: str, said: str
+) -> None:
+    rig = make()
+    monkeypatch.setattr(module, "SILENT_S", 0.3)
+    monkeypatch.setattr(rig.compaction, "_command", lambda: ["/bin/sh", "-c", script])
+    rig.start()
+    await rig.until(lambda: rig.problems.stands("history", "history-failed"))
+    assert said in rig.problems.of("history")[0].message
+
+
 async def test_rounds_that_wait_for_the_clock_are_asked_for_again(
     make: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,6 +269,32 @@ async def test_a_day_that_cannot_be_removed_is_a_problem_and_no_crash(
     monkeypatch.undo()
     assert rig.problems.stands("history", "history-failed")
     assert rig.compaction.figures.removed_days_total == 0
+
+
+async def test_what_cannot_be_removed_keeps_nothing_else(make: Callable[..., Rig]) -> None:
+    rig = make(keep_s=10 * DAY_S)
+    paths = days_of(rig, 0, 12, 30, 40)
+    paths[1].unlink()
+    paths[1].mkdir()
+    await rig.compaction._retain()
+    assert [path.exists() for path in paths] == [False, True, False, True]
+    assert [data["day"] for _, _, data in rig.said] == [paths[0].stem, paths[2].stem]
+    assert paths[1].name in rig.problems.of("history")[0].message
+
+
+async def test_for_room_what_was_set_aside_goes_before_what_can_be_read(make: Callable[..., Rig]) -> None:
+    rig = make(keep_s=DAY_S * 3)
+    paths = days_of(rig, 0, 1, 2)
+    size = paths[0].stat().st_size
+    damaged = paths[0].with_suffix(".damaged")
+    damaged.write_bytes(bytes(size))
+    await rig.compaction._retain()
+    assert damaged.exists()
+    rig.compaction._cfg = LogCfg(history_bytes=Bytes(3 * size), free_space_bytes=Bytes(0))
+    await rig.compaction._retain()
+    assert not damaged.exists()
+    assert all(path.exists() for path in paths)
+    assert rig.said == [("dropped", "history", {"day": damaged.name, "bytes": size, "why": "history"})]
 
 
 async def test_a_gateway_without_history_has_nothing_to_remove(make: Callable[..., Rig]) -> None:

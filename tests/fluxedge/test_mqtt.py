@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import gc
 import importlib.metadata
 import inspect
 import socket
@@ -332,6 +333,25 @@ async def test_d8_cancelling_while_connecting_leaves_nothing() -> None:
         await broker.until(lambda: broker.peer.closed)
 
 
+async def test_d8_connecting_may_be_cancelled_at_any_moment() -> None:
+    """gmqtt raises in the loop, or leaves a task, where its connection is not put together yet."""
+    loop, told = asyncio.get_running_loop(), list[typing.Any]()
+    loop.set_exception_handler(lambda _loop, context: told.append(context))
+    async with ScriptedBroker(connack_code=None) as broker:
+        for turns in range(30):
+            session = Session(settings(broker.port, connect_s=5.0))
+            opening = asyncio.ensure_future(session.open())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            opening.cancel()
+            await asyncio.wait([opening])
+            await session.abort()
+            await asyncio.sleep(0.005)
+            assert not [task for task in asyncio.all_tasks() if "_read_loop" in repr(task)]
+    gc.collect()
+    assert told == []
+
+
 @pytest.mark.parametrize("version", ["tlsv1.2", "tlsv1.3"])
 async def test_d8_a_rejected_client_certificate_does_not_hang(tmp_path: Path, version: str) -> None:
     authority, stranger = Authority(tmp_path), Authority(tmp_path, "stranger")
@@ -574,13 +594,14 @@ async def test_a_goodbye_goes_behind_what_was_published_before() -> None:
 # Where the private names stand that fluxedge/mqtt_client.py uses.
 PRIVATE = {
     "client": {"_client", "_package_handler", "_connection", "_is_active", "_connack_received",
-               "_wait_qos_queue_drained"},
+               "_wait_qos_queue_drained", "_create_connection", "_connection_state"},
     "handler": {"_handle_packet", "_handle_connack_packet", "_handler_cache", "_connack_properties"},
     "ids": {"_max", "_last_used_id"},
     "connection": {"_transport", "_protocol", "_keepalive", "_keep_connection_callback", "_send_ping_request"},
-    "protocol": {"_hard_reader", "_read_loop_future"},
+    "protocol": {"_hard_reader", "_connection"},
     "error": {"_code"},
 }  # fmt: skip
+INHERITED = {"_connection", "_transport", "_read_loop_future"}  # by its own protocol
 
 
 def private_names() -> Iterator[str]:
@@ -609,6 +630,7 @@ async def test_no_private_name_of_gmqtt_has_moved() -> None:
         for place, found in places.items():
             for name in PRIVATE[place] - {"_client"}:
                 assert hasattr(found, name), f"{place}.{name}"
+        assert all(hasattr(client._connection._protocol, name) for name in INHERITED)
         assert inspect.iscoroutinefunction(client._wait_qos_queue_drained)
         assert isinstance(client._connection._protocol._hard_reader, asyncio.StreamReader)
         assert isinstance(client._connection._protocol._read_loop_future, asyncio.Future)

@@ -570,6 +570,10 @@ async def test_a_disk_below_the_floor_stands_as_a_problem(road: Road, monkeypatc
     low = True
     road.start()
     await until(lambda: road.problems.stands("log", "disk-low"))
+    (first,) = road.problems.of("log")
+    road.clock.advance(1)
+    await until(lambda: road.problems.of("log")[0].last_ns > first.last_ns)
+    assert road.problems.of("log")[0].count == 1, "a look is no event"
     low = False
     await until(lambda: not road.problems.stands("log", "disk-low"))
 

@@ -102,3 +102,14 @@ def test_codes_are_stable_names_with_a_sentence() -> None:
     for code, sentence in CODES.items():
         assert code == code.lower().replace("_", "-")
         assert sentence.endswith(".")
+
+
+def test_looking_again_at_what_stands_is_no_occurrence_but_has_the_latest_words() -> None:
+    told = Told()
+    for free in (9, 8, 7):
+        told.now_ns += 10
+        told.book.hold("log", Problem("disk-low", f"{free} MiB are free"))
+    (standing,) = told.book
+    assert (standing.message, standing.count, standing.since_ns, standing.last_ns) == ("7 MiB are free", 1, 110, 130)
+    assert told.book.raised_total["disk-low"] == 1
+    assert told.changes == [("raised", "log", "disk-low")]

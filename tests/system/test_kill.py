@@ -53,3 +53,4 @@ def test_twenty_kills_at_random_moments_lose_nothing(tmp_path: Path, broker: Mos
         assert ledger.first == 1
         assert ledger.last >= head
         assert ledger.missing(since=1) == []
+        assert ledger.out_of_order == 0, "in each stream first publications go in the order of seq"

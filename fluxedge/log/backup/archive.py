@@ -4,6 +4,7 @@
     config/...               the configuration directory
     state/...                gateway-id, last-good/, site/
     log/...                  a logical copy of log.db, as snapshot.py draws it
+    history/seam             what the history files hold (log/history/seam.py), read before them
     history/2027-01-31.db    history files as they are; of two parts with one name the later one counts
     manifest.json            Manifest: what was saved, and size and SHA-256 of every part
     sha256                   64 hexadecimal digits of everything before this part's header, and a line feed
@@ -257,7 +258,7 @@ def usual(name: str) -> bool:
 def _judge(member: tarfile.TarInfo) -> None:
     """Refuse a part that no backup has."""
     name = member.name
-    plain = name in (FIRST, MANIFEST, DIGEST) or name.split("/")[0] in FOLDERS
+    plain = (name in (FIRST, MANIFEST, DIGEST) or name.split("/")[0] in FOLDERS) and member.size >= 0
     if not plain or not usual(name) or not member.isreg() or member.issparse():
         raise BackupProblem(f"it holds {name[:200]!r}, which no backup does", "It was not made by fluxedge backup.")
 

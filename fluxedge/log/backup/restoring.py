@@ -12,6 +12,7 @@ backup was made is delivered, with its old epoch.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -19,7 +20,7 @@ import sqlite3
 import tempfile
 import time
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,9 +29,10 @@ import msgspec
 from fluxedge.config.sources import FOLDERS, MAIN_FILE
 from fluxedge.log import database, segments
 from fluxedge.log.backup.archive import BackupProblem, Checked, Manifest
-from fluxedge.log.backup.saving import ASIDE, CREDENTIALS, DAY, STATE_NAMES
+from fluxedge.log.backup.saving import ASIDE, CREDENTIALS, DAY, SEAM, STATE_NAMES
 from fluxedge.log.backup.snapshot import SEGMENT, TABLES, Page, Tables
 from fluxedge.log.database import Witness
+from fluxedge.log.history.seam import Seam
 
 MOST_PAGE_BYTES = 256 << 20  # a page has one row at least, and a row is at most what fits into memory once
 CONFIG_NAMES = (MAIN_FILE, *(name for name in FOLDERS if name != CREDENTIALS))  # nothing else of it is ours to move
@@ -76,7 +78,14 @@ def judge(manifest: Manifest) -> None:
 
 
 def plan(checked: Checked, config_dir: Path, state_dir: Path) -> Plan:
-    """Return what a restore would replace."""
+    """Return what a restore would replace.
+
+    Raises:
+        BackupProblem: what it holds does not fit what is there.
+    """
+    if checked.names("history") and not checked.manifest.log and os.path.lexists(state_dir / "log.db"):
+        text = f"it holds history without its log, and {state_dir} has another log, which relies on other history files"
+        raise BackupProblem(text, "Make a backup with the log, or move log.db and history out of the way.")
     found = Plan(config_dir, state_dir)
     for place in _places(checked, config_dir, state_dir):
         (found.replaced if os.path.lexists(place) else found.new).append(place)
@@ -137,12 +146,14 @@ def _room(directory: Path, stack: contextlib.ExitStack) -> Path:
 def _extract(checked: Checked, folder: str, room: Path, directory: Path) -> None:
     """Write the parts of a folder below a room; archive.check has seen that their names stay there."""
     for name in checked.names(folder):
+        if folder == "state" and name.split("/")[1] not in STATE_NAMES:  # a log.db would not be built anew
+            raise BackupProblem(f"it holds {name}, which no backup does", "It was not made by fluxedge backup.")
         path = room.joinpath(*name.split("/")[1:])
         for parent in reversed(path.relative_to(room).parents[:-1]):
             if not (room / parent).exists():
                 (room / parent).mkdir(mode=0o750)
                 _hand_over(room / parent, directory, 0o750)
-        _write(checked, name, path)
+        _put(path, checked.pieces(name))
         _hand_over(path, directory)
 
 
@@ -151,17 +162,37 @@ def _extract_history(checked: Checked, room: Path, directory: Path, progress: Pr
     _hand_over(room / "history", directory, 0o750)
     names = checked.names("history")
     for i, name in enumerate(names, 1):
-        if not DAY.fullmatch(name.removeprefix("history/")):
+        if name == SEAM:
+            _put(room / name, [msgspec.json.encode(_seam(checked))])
+        elif DAY.fullmatch(name.removeprefix("history/")):
+            _put(room / name, checked.pieces(name))
+        else:
             raise BackupProblem(f"{name} is no history file", "It was not made by fluxedge backup.")
-        _write(checked, name, room / name)
         _hand_over(room / name, directory)
         progress("history", i, len(names))
 
 
-def _write(checked: Checked, name: str, path: Path) -> None:
+def _seam(checked: Checked) -> Seam:
+    """Return what the history files hold; anything may be in them beyond it.
+
+    Raises:
+        BackupProblem: it is none.
+    """
+    try:
+        found = msgspec.json.decode(checked.read(SEAM, MOST_PAGE_BYTES), type=Seam)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        raise BackupProblem(f"{SEAM} cannot be read: {exc}", "It was not made by fluxedge backup.") from exc
+    numbers = [*found.upto, *found.upto.values()]
+    if any(not 0 <= number < 2**63 for number in numbers) or not all(DAY.fullmatch(f"{d}.db") for d in found.rebuild):
+        raise BackupProblem(f"{SEAM} holds what no history has", "It was not made by fluxedge backup.")
+    found.open = True
+    return found
+
+
+def _put(path: Path, pieces: Iterable[bytes]) -> None:
+    """Make a file, durably."""
     with path.open("xb") as file:
-        for piece in checked.pieces(name):
-            file.write(piece)
+        file.writelines(pieces)
         file.flush()
         os.fsync(file.fileno())
 
@@ -181,7 +212,7 @@ def _write_witness(manifest: Manifest, path: Path, old: Path) -> None:
     if found is None:
         found = Witness(manifest.epoch, manifest.machine, manifest.heads)
     found = msgspec.structs.replace(found, inode=_NO_INODE, wal_bytes=0)
-    path.write_bytes(msgspec.json.encode(found))
+    _put(path, [msgspec.json.encode(found)])
 
 
 def _build_log(checked: Checked, path: Path, progress: Progress) -> None:
@@ -189,6 +220,7 @@ def _build_log(checked: Checked, path: Path, progress: Progress) -> None:
 
     Raises:
         BackupProblem: they do not make one.
+        OSError: the disk takes nothing.
     """
     try:
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -200,10 +232,20 @@ def _build_log(checked: Checked, path: Path, progress: Progress) -> None:
             connection.execute("COMMIT")
             connection.set_authorizer(None)
             _look_at(connection, checked.manifest)
+    except (sqlite3.OperationalError, sqlite3.InternalError) as exc:
+        name = getattr(exc, "sqlite_errorname", "")
+        if name.startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY")):
+            number = errno.ENOSPC if name == "SQLITE_FULL" else errno.EIO
+            raise OSError(number, os.strerror(number), str(path.parent.parent)) from exc
+        raise _no_log(exc) from exc
     except (sqlite3.Error, msgspec.MsgspecError, LookupError, ValueError, TypeError, OverflowError) as exc:
-        raise BackupProblem(f"its log cannot be rebuilt: {exc}", "It was not made by fluxedge backup.") from exc
+        raise _no_log(exc) from exc
     with path.open("rb") as file:
         os.fsync(file.fileno())
+
+
+def _no_log(exc: Exception) -> BackupProblem:
+    return BackupProblem(f"its log cannot be rebuilt: {exc}", "It was not made by fluxedge backup.")
 
 
 def _authorise(action: int, *_: object) -> int:

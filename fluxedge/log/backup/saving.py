@@ -1,31 +1,44 @@
 """Making a backup: configuration, what the state directory must keep, the log and the history, into one archive.
 
 A gateway may run meanwhile. The log is copied first and the history after it: what the log believes to be in history
-files is in the files that are copied then. A history file that changed while it was copied is copied once more.
+files is in the files that are copied then. A history file that changed while it was copied is copied once more; one
+that a crash left with a rollback journal is rolled back in the copy.
+
+What the compactor knows of the files (history/seam.py) goes before them, as `open`: whoever restores it takes away what
+came into a file later, and copies it from the log. So no round is in the history twice.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import re
+import shutil
+import sqlite3
 import stat
+import tempfile
 import time
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from fluxedge import __version__
 from fluxedge.clock import machine_id
 from fluxedge.log.backup.archive import FORMAT, Archive, BackupProblem, Manifest, usual
 from fluxedge.log.backup.snapshot import Snapshot, snapshot
+from fluxedge.log.history import days, seam
 
 STATE_NAMES = ("gateway-id", "last-good", "site")
 CREDENTIALS = "credentials"
 ASIDE = "before-restore-"  # folders that a restore left: what was there before
 DAY = re.compile(r"\d{4}-\d{2}-\d{2}\.db")
+SEAM = f"history/{seam.NAME}"
 MOST_FILE_BYTES = 64 << 20  # of a configuration file; a larger one is none
-TRIES = 10  # a history file changes once an hour, for a second
+TRIES = 60  # a history file changes once an hour, for seconds
 AGAIN_S = 1.0
 _CHANGES = slice(24, 28)  # of an SQLite file: counts the transactions that changed it
 
@@ -73,7 +86,7 @@ def save(
             meta, schema, epoch = found.meta, found.schema, found.epoch
             heads = {lane.label: head for lane, head in found.heads.items()}
     if wanted.history:
-        _save_history(archive, wanted.state_dir / "history", progress)
+        _save_history(archive, wanted.state_dir / "history", room, progress)
     manifest = Manifest(
         format=FORMAT, fluxedge=__version__, made_us=made_us, gateway=_gateway(meta, wanted.state_dir),
         machine=machine_id(), schema=schema, epoch=epoch, heads=heads, log=wanted.log, history=wanted.history,
@@ -154,17 +167,20 @@ def _save_log(archive: Archive, found: Snapshot, history: bool, progress: Progre
         progress("log", done, max(done, found.bytes_total))
 
 
-def _save_history(archive: Archive, folder: Path, progress: Progress) -> None:
+def _save_history(archive: Archive, folder: Path, room: Path, progress: Progress) -> None:
     try:
         names = sorted(name for name in os.listdir(folder) if DAY.fullmatch(name))
+        known = seam.load(folder)
     except FileNotFoundError:
         return
     except OSError as exc:
         raise BackupProblem(f"{folder} cannot be read: {exc.strerror}", "Run it as root or with sudo.") from exc
+    known.open = True
+    archive.add(SEAM, msgspec.json.encode(known))
     sizes = {name: _size(folder / name) for name in names}
     done = 0
     for name in names:
-        _copy_day(archive, folder / name, f"history/{name}")
+        _copy_day(archive, folder / name, f"history/{name}", room)
         done += sizes[name]
         progress("history", done, sum(sizes.values()))
 
@@ -176,37 +192,94 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _copy_day(archive: Archive, path: Path, name: str) -> None:
+def _copy_day(archive: Archive, path: Path, name: str, room: Path) -> None:
     """Copy a history file as it lies there, and once more when somebody wrote it meanwhile."""
     for _ in range(TRIES):
         try:
             before = _state_of(path)
-            if not before:
-                time.sleep(AGAIN_S)
-                continue
-            with path.open("rb") as source:
-                archive.add_file(name, source, before[2])
-            if _state_of(path) == before:
+            if before.journal is None:
+                with path.open("rb") as source:
+                    archive.add_file(name, source, before.size)
+                if _state_of(path) == before:
+                    return
+            elif _copy_without_journal(archive, path, name, room, before):
                 return
         except FileNotFoundError:  # retention removed it: what was copied of it is as good as before
-            return
+            if not path.exists():
+                return
         except OSError as exc:
             if exc.filename is None:
                 raise
             raise BackupProblem(f"{path} cannot be read: {exc.strerror}", "Run it as root or with sudo.") from exc
         time.sleep(AGAIN_S)
-    hint = "Try again; start the gateway once if it does not run; or leave history out with --no-history."
-    raise BackupProblem(f"{path} is being written all the time, or its writer died in the middle", hint)
+    hint = "Try again, or leave history out with --no-history."
+    raise BackupProblem(f"{path} is being written all the time", hint)
 
 
-def _state_of(path: Path) -> tuple[int, int, int, bytes] | None:
-    """Return what tells one state of a history file from another; None while a transaction is under way.
+class _State(typing.NamedTuple):
+    """What tells one state of a history file from another."""
+
+    inode: int
+    mtime_ns: int
+    size: int
+    changes: bytes
+    journal: tuple[int, int, int] | None  # inode, mtime and size; None = no transaction is under way
+
+
+def _state_of(path: Path) -> _State:
+    """Return the state of a history file.
 
     Its writer uses a rollback journal (journal_mode DELETE): the journal is there from before the first page of the
-    file is changed until after the last one.
+    file is changed until after the last one, or until the next start of a writer that died in the middle.
     """
-    if path.with_name(f"{path.name}-journal").exists():
-        return None
+    journal = None
+    with contextlib.suppress(FileNotFoundError):
+        there = _journal_of(path).stat()
+        journal = (there.st_ino, there.st_mtime_ns, there.st_size)
     with path.open("rb") as file:
         found = os.fstat(file.fileno())
-        return found.st_ino, found.st_mtime_ns, found.st_size, file.read(100)[_CHANGES]
+        return _State(found.st_ino, found.st_mtime_ns, found.st_size, file.read(100)[_CHANGES], journal)
+
+
+def _journal_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}-journal")
+
+
+def _copy_without_journal(archive: Archive, path: Path, name: str, room: Path, before: _State) -> bool:
+    """Copy a history file that was left in the middle of a transaction, which is rolled back in the copy.
+
+    False: somebody is at work on it, and will end the transaction.
+    """
+    with tempfile.TemporaryDirectory(prefix=".fluxedge-day-", dir=room) as folder:
+        copy = Path(folder) / path.name
+        if _at_work(path.parent):
+            return False
+        shutil.copyfile(path, copy)
+        shutil.copyfile(_journal_of(path), _journal_of(copy))
+        if _state_of(path) != before or _at_work(path.parent):
+            return False
+        try:
+            with contextlib.closing(sqlite3.connect(copy)) as connection:
+                connection.execute("SELECT count(*) FROM sqlite_master").fetchall()  # the first read rolls it back
+        except sqlite3.Error as exc:
+            if not days.is_damage(exc):
+                hint = "Is there room beside the backup? Without history it is made with --no-history."
+                raise BackupProblem(f"what a crash left of {path} cannot be rolled back: {exc}", hint) from exc
+        with copy.open("rb") as source:
+            archive.add_file(name, source, copy.stat().st_size)
+    return True
+
+
+def _at_work(folder: Path) -> bool:
+    """Tell whether a compactor writes to a folder (compactor.lock)."""
+    try:
+        handle = os.open(folder / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False

@@ -45,7 +45,6 @@ class HistoryReaders:
         self._waiting = 0
         self._idle: list[_Child] = []
         self._all: set[_Child] = set()
-        self.suspected: set[str] = set()  # days that were told to compaction: once each, it looks at every one
 
     @contextlib.asynccontextmanager
     async def ask(self, question: Question) -> AsyncIterator[AsyncIterator[bytes]]:

@@ -180,6 +180,14 @@ class Chunk:
         values = scaling(typing.cast("Sequence[float]", raws)) if scaling else raws
         return [None if mark >= Quality.BAD else value for value, mark in zip(values, quality, strict=True)]
 
+    def check(self) -> None:
+        """Take every column apart, one after the other; raises DamagedChunk where one is not what was written."""
+        for shared in (self.seqs, self.at_ns, self.monos_ns, self.boots, self.flags, self._marks, self._quality_of):
+            del shared
+        for point in range(len(self.group.points)):
+            self.quality(point)
+            self.raws(point)
+
     def records(self, start: int = 0, stop: int | None = None) -> Iterator[Record]:
         """Iterate over the rounds number `start` to before `stop`: an hour of them at once would be large."""
         points = range(len(self.group.points))

@@ -25,7 +25,7 @@ import platform
 import sqlite3
 import sys
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -35,6 +35,7 @@ from fluxedge.log.history import days, seam
 from fluxedge.log.history.copying import BUDGET_BYTES, Copier, write_rollups
 from fluxedge.log.history.day_writer import DayWriter
 from fluxedge.log.history.days import DamagedDay
+from fluxedge.log.history.rescue import Taken, rescue
 from fluxedge.log.history.rows import LogRows
 from fluxedge.log.history.units import Now, Placer, Unit, UnitScan
 from fluxedge.model import OPEN_END
@@ -72,7 +73,7 @@ class Compactor:
         self._rows = LogRows(connection)
         self._placer = Placer(now, placing.load(connection))
         self._copier = Copier(self._rows, self._placer, self._folder, BUDGET_BYTES)
-        self._seam = seam.load(self._folder)
+        self._seam = seam.load(self._folder, writing=True)
 
     def close(self) -> None:
         """Close the log."""
@@ -86,8 +87,9 @@ class Compactor:
         """
         self._folder.mkdir(exist_ok=True)
         self._clean_up()
-        for day in sorted({*self._seam.rebuild, *[day for day in suspects if self._check(day)]}):
-            self._rebuild(day)
+        for day in suspects:
+            self._check(day)
+        self._rebuild_all()
         waiting = [reason for epoch in self._rows.epochs() if (reason := self._compact(epoch))]
         if self._seam.open:
             self._save(open_=False)
@@ -117,7 +119,12 @@ class Compactor:
         before = copier.rounds, copier.points, copier.written_bytes
         if not self._seam.open:
             self._save(open_=True)
-        self._on_damage(lambda: copier.copy(unit), unit)
+
+        def copy() -> None:
+            copier.rounds, copier.points, copier.written_bytes = before  # what is done again counts once
+            copier.copy(unit)
+
+        self._on_damage(copy, unit)
         self._seam.upto[unit.epoch] = unit.upto
         self._save(open_=True)
         self._tell(
@@ -137,10 +144,9 @@ class Compactor:
             try:
                 work()
             except DamagedDay as damage:
-                day = damage.path.stem
-                self._set_aside(day)
-                self._take_away(unit.epoch, unit.after)
-                self._rebuild(day)
+                self._set_aside(damage.path.stem)
+                self._take_away({unit.epoch: unit.after})
+                self._rebuild_all()
                 continue
             return
         work()
@@ -159,31 +165,32 @@ class Compactor:
                 self._tell({"epoch": epoch, "upto": ours[epoch]})
         ours |= {epoch: upto for epoch, upto in noted.items() if upto > ours.get(epoch, 0)}
         if self._seam.open:
-            for epoch in {*self._rows.epochs(), *ours}:
-                self._take_away(epoch, ours.get(epoch, 0))
+            self._take_away({epoch: ours.get(epoch, 0) for epoch in {*self._rows.epochs(), *ours}})
 
-    def _take_away(self, epoch: int, upto: int) -> None:
-        """Remove the chunks of an epoch behind a seq from all day files."""
+    def _take_away(self, upto: Mapping[int, int]) -> None:
+        """Remove the chunks of these epochs that are behind a seq from all day files; set damaged files aside."""
         for _, path in days.files(self._folder):
             try:
-                writer = DayWriter(path)
+                self._take_away_of(path, upto)
             except DamagedDay:
-                continue  # found again when it is written to, or by a query
-            try:
-                writer.begin()
-                touched = writer.leftovers(epoch, upto)
-                write_rollups(writer, touched, writer.groups())
-                writer.commit()
-            finally:
-                writer.close()
+                self._set_aside(path.stem)
 
-    def _check(self, day: str) -> bool:
+    def _take_away_of(self, path: Path, upto: Mapping[int, int]) -> None:
+        writer = DayWriter(path)
+        try:
+            writer.begin()
+            touched = {place for epoch, seq in upto.items() for place in writer.leftovers(epoch, seq)}
+            if touched:
+                write_rollups(writer, touched, writer.groups())
+            writer.commit()
+        finally:
+            writer.close()
+
+    def _check(self, day: str) -> None:
         """Look at a day file that a query found damaged; set it aside where that is so."""
         path = self._folder / f"{day}.db"
-        if days.day_of(path) is None or not path.exists() or days.is_sound(path):
-            return False
-        self._set_aside(day)
-        return True
+        if days.day_of(path) is not None and path.exists() and not days.is_sound(path):
+            self._set_aside(day)
 
     def _set_aside(self, day: str) -> None:
         self._seam.rebuild = sorted({*self._seam.rebuild, day})
@@ -191,21 +198,29 @@ class Compactor:
         moved = days.set_aside(self._folder / f"{day}.db")
         self._tell({"damaged": day, "moved_to": str(moved)})
 
-    def _rebuild(self, day: str) -> None:
-        """Make a day's file anew from what the log still has of it."""
-        path = self._folder / f"{day}.db"
+    def _rebuild_all(self) -> None:
+        for day in list(self._seam.rebuild):
+            self._rebuild(self._folder / f"{day}.db")
+            self._seam.rebuild = [other for other in self._seam.rebuild if other != day]
+            self._save(open_=self._seam.open)
+
+    def _rebuild(self, path: Path) -> None:
+        """Make a day's file anew from what can be read of the old one, and what the log still has of it."""
         number = days.day_of(path)
         if number is None:
             return
+        before = path.with_suffix(".before")
         if path.exists() and not days.is_sound(path):  # the renaming was cut short
             days.set_aside(path)
-        path.unlink(missing_ok=True)  # what an interrupted rebuild has written
+        elif path.exists() and not before.exists():
+            path.rename(before)  # or it was, and the disk reads it now
+        path.unlink(missing_ok=True)  # what an interrupted rebuild has written since
         path.with_name(f"{path.name}-journal").unlink(missing_ok=True)
+        taken = Taken()
+        rescue(path, dict.fromkeys(self._rows.epochs(), 0) | self._seam.upto, taken)
         for epoch in self._rows.epochs():
-            unit = Unit(epoch, 0, self._seam.upto.get(epoch, 0))
-            self._copier.copy_day(unit, number)
-        self._seam.rebuild = [other for other in self._seam.rebuild if other != day]
-        self._save(open_=self._seam.open)
+            self._copier.copy_day(Unit(epoch, 0, self._seam.upto.get(epoch, 0)), number, taken.has)
+        before.unlink(missing_ok=True)
 
 
 def lock(folder: Path) -> int:

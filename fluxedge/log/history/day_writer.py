@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from fluxedge.log.history.days import BUSY_S, SCHEMA, ChunkHead, check, day_of, decode_group, telling
+from fluxedge.log.history.days import BUSY_S, SCHEMA, ChunkHead, check, day_of, decode_group, refuse_others, telling
 from fluxedge.model import Group
 
 PAGE_BYTES = 2048  # an hour of few points leaves less of its last page empty than with 4096
@@ -67,9 +67,11 @@ class DayWriter:
             sqlite3.Error: it cannot be written.
         """
         self.path = path
+        refuse_others(path)
         if not path.exists():
             _make(path)
-        self.connection = _connect(path)
+        with telling(path):
+            self.connection = _connect(path)
         self._numbers: dict[bytes, int] = {}
         try:
             with telling(path):
@@ -81,7 +83,8 @@ class DayWriter:
 
     def begin(self) -> None:
         """Begin a transaction."""
-        self.connection.execute("BEGIN IMMEDIATE")
+        with telling(self.path):
+            self.connection.execute("BEGIN IMMEDIATE")
 
     def commit(self) -> None:
         """Make it durable."""

@@ -2,6 +2,7 @@
 
     STATE/history/2027-01-31.db        rounds whose stamps lie in that day; readable without any other file
     STATE/history/2027-01-31.damaged   set aside; the newest three are kept
+    STATE/history/2027-01-31.before    a sound file that is being made anew all the same (compactor.py)
     STATE/history/lock                 held while a compactor is at work
     STATE/history/seam                 what is in the files (seam.py)
 
@@ -22,7 +23,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import os
 import sqlite3
+import stat
 import typing
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -37,6 +40,10 @@ SCHEMA = 1
 HOUR_NS = 3600 * 10**9
 DAY_HOURS = 24
 DAMAGED_KEPT = 3
+_DAMAGE = (
+    "SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_IOERR_SHORT_READ",
+    "SQLITE_IOERR_READ", "SQLITE_IOERR_CORRUPTFS", "SQLITE_IOERR_DATA",  # a sector that the device cannot read
+)  # fmt: skip
 BUSY_S = 10.0
 _FEW_GROUPS = 100  # a query about these looks them up; one about more goes through all
 _EPOCH_DAY = datetime.date(1970, 1, 1)
@@ -107,20 +114,41 @@ def files(folder: Path) -> list[tuple[int, Path]]:
 def is_damage(exc: sqlite3.Error) -> bool:
     """Tell whether an error says that a file's content is not what was written."""
     name = getattr(exc, "sqlite_errorname", "")
-    return name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_IOERR_SHORT_READ")) or str(exc).startswith(
-        ("no such table", "no such column", "Could not decode")
-    )
+    return name.startswith(_DAMAGE) or str(exc).startswith(("no such table", "no such column", "Could not decode"))
+
+
+def in_the_way(path: Path) -> str:
+    """Return why what has the name of a day file cannot be one that we use; empty: nothing speaks against it."""
+    try:
+        regular = stat.S_ISREG(path.stat().st_mode)
+    except FileNotFoundError:
+        return ""
+    except OSError as exc:
+        return exc.strerror or str(exc)
+    if not regular:
+        return "it is no file"
+    ours = os.access(path, os.R_OK | os.W_OK) or not os.access(path.parent, os.W_OK)  # else all is read-only
+    return "" if ours else "permission denied"
 
 
 @contextlib.contextmanager
 def telling(path: Path) -> Iterator[None]:
-    """Turn what SQLite says of damage into DamagedDay."""
+    """Turn what SQLite says of damage, or of something that it cannot open, into DamagedDay."""
     try:
         yield
     except sqlite3.Error as exc:
         if is_damage(exc):
             raise DamagedDay(path, exc) from exc
+        if why := in_the_way(path):
+            raise DamagedDay(path, why) from exc
         raise
+
+
+def refuse_others(path: Path) -> None:
+    """Refuse what is no regular file (DamagedDay): opening a pipe would wait for its other end."""
+    with contextlib.suppress(OSError):
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise DamagedDay(path, "it is no file")
 
 
 def check(connection: sqlite3.Connection, path: Path) -> None:
@@ -262,6 +290,7 @@ def decode_group(body: bytes) -> Group | None:
 
 def _connect_reading(path: Path) -> sqlite3.Connection:
     """Open a file read-only; a compactor that was killed has left a journal, which only a writer can roll back."""
+    refuse_others(path)
     uri = path.absolute().as_uri()
     modes = ("ro", "rw") if path.with_name(f"{path.name}-journal").exists() else ("ro",)
     for mode in modes:
@@ -282,7 +311,8 @@ def _connect_reading(path: Path) -> sqlite3.Connection:
 def is_sound(path: Path) -> bool:
     """Tell whether SQLite finds nothing wrong with a day file (blocking; reads all of it)."""
     try:
-        connection = _connect_reading(path)
+        with telling(path):
+            connection = _connect_reading(path)
         try:
             return bool(connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
         finally:
@@ -295,6 +325,11 @@ def is_sound(path: Path) -> bool:
         raise
 
 
+def aside(folder: Path) -> list[Path]:
+    """Return what was set aside, oldest first."""
+    return sorted(folder.glob("*.damaged*"), key=lambda path: path.lstat().st_mtime)
+
+
 def set_aside(path: Path) -> Path:
     """Rename a damaged day file; return its new name. The oldest of more than three such files go."""
     target = path.with_suffix(".damaged")
@@ -304,8 +339,9 @@ def set_aside(path: Path) -> Path:
         target = path.with_suffix(f".damaged-{number}")
     path.rename(target)
     path.with_name(f"{path.name}-journal").unlink(missing_ok=True)
-    others = sorted(path.parent.glob("*.damaged*"), key=lambda other: other.stat().st_mtime)
+    others = aside(path.parent)
     for old in others[: max(0, len(others) - DAMAGED_KEPT)]:
         if old != target:
-            old.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a directory that somebody put there is not ours to empty
+                old.unlink(missing_ok=True)
     return target

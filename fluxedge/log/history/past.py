@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from fluxedge.log.history import days
+from fluxedge.log.history import days, seam
 from fluxedge.log.history.buckets import DAY_NS
 from fluxedge.log.history.chunks import Chunk, DamagedChunk
 from fluxedge.log.history.days import ChunkHead, DamagedDay, DayReader
@@ -38,11 +38,13 @@ class Past:
         self._chunks: OrderedDict[tuple[int, ChunkHead], Chunk] = OrderedDict()
         self.upto: Mapping[int, int] = {}  # the seam: epoch -> the last seq that is taken from here
         self.damaged: set[str] = set()
+        self._anew: list[str] = []  # days that the compactor is making anew
 
     def refresh(self, upto: Mapping[int, int]) -> None:
         """Look which files there are; called before each query."""
         self.upto = upto
         self._files = days.files(self._folder)
+        self._anew = seam.load(self._folder).rebuild
         there = dict(self._files)
         for day in list(self._readers):
             if day not in there or _inode(there[day]) != self._readers[day][0]:
@@ -61,6 +63,13 @@ class Past:
     def days(self, from_ns: int, to_ns: int) -> list[int]:
         """Return the days that have a file and lie in [from, to), oldest first."""
         return [day for day, _ in self._files if day * DAY_NS < to_ns and (day + 1) * DAY_NS > from_ns]
+
+    def note_unfinished(self, from_ns: int, to_ns: int) -> None:
+        """Note the days in [from, to) that are being made anew after damage: some of them is missing as yet."""
+        for name in self._anew:
+            day = days.day_of(self._folder / f"{name}.db")
+            if day is not None and day * DAY_NS < to_ns and (day + 1) * DAY_NS > from_ns:
+                self.damaged.add(f"{name}.db: it is being made anew after damage")
 
     def reader(self, day: int) -> DayReader | None:
         """Return the open file of a day; None where it cannot be read."""

@@ -111,6 +111,8 @@ class Reading:
             raise Refused(f"the log changes faster than it can be read: {exc}") from exc
         except sqlite3.Error as exc:
             raise Refused(f"the log cannot be read: {exc}") from exc
+        except OSError as exc:  # a folder without permission, for instance
+            raise Refused(f"the history cannot be read: {exc}") from exc
 
     def _point(self, name: str) -> Point:
         """Return what the log, or else the newest history, says of a point."""

@@ -172,6 +172,7 @@ class Scan:
 
     def _plan_past(self, plan: _Plan, from_ns: int) -> None:
         past, to_ns = self.sides.past, self._to_ns
+        past.note_unfinished(from_ns, to_ns)
         for day in past.days(from_ns, to_ns):
             numbers = plan.numbers[day] = past.point(day, self.name)
             for head in past.heads(day, numbers, from_ns, to_ns):

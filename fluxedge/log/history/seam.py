@@ -29,14 +29,22 @@ class Seam(msgspec.Struct):
     rebuild: list[str] = []
 
 
-def load(folder: Path) -> Seam:
-    """Return what the file says; where it cannot be read, anything may be in the day files beyond what the log says."""
+def load(folder: Path, *, writing: bool = False) -> Seam:
+    """Return what the file says; where it cannot be read, anything may be in the day files beyond what the log says.
+
+    Raises:
+        OSError: the disk cannot read it, and who asks is `writing`.
+    """
     try:
         return msgspec.json.decode((folder / NAME).read_bytes(), type=Seam)
     except FileNotFoundError:
         return Seam()
     except (msgspec.DecodeError, UnicodeDecodeError):
         return Seam(open=True)
+    except OSError:
+        if writing:
+            raise
+        return Seam()
 
 
 def save(folder: Path, seam: Seam) -> None:

@@ -17,6 +17,7 @@ import msgspec
 
 from fluxedge.log import retention
 from fluxedge.log.body import checked
+from fluxedge.log.damage import LogFault
 from fluxedge.log.ranges import RangeSet
 from fluxedge.log.salvage import takeover
 from fluxedge.log.salvage.takeover import Account, Plan
@@ -24,6 +25,7 @@ from fluxedge.log.salvage.wreck import Found, Owed, Wreck
 from fluxedge.log.segments import Segment
 from fluxedge.log.store import Log
 from fluxedge.model import OPEN_END, Group, Lane
+from fluxedge.problems import LinkProblem
 
 STEP_BYTES = 256 * 1024  # bodies read and written at once: about 20 ms of the writer's time
 PAUSE_S = 0.02  # between two steps: what is read now goes first
@@ -75,6 +77,7 @@ class Job:
         self._have: dict[int, RangeSet] = {}  # by number of the target
         self._ended: set[int] = set()  # targets whose source could be read to its end
         self._full = False
+        self._waited = False  # the disk took nothing for a while; it may have given nothing either
 
     async def run(self, *, newest: bool = True) -> Report:
         """Copy, take in; return what became of it. The newest folder answers for what was owed at last."""
@@ -94,6 +97,7 @@ class Job:
             await self._copy(source, target)
         await self._search([pair for pair in targets if self._holes(*pair)])
         await self._copy_quarantine()
+        self._believe(targets)
         report = await self._take_in(owed, targets)
         report.cursors = readable or owed.keys() <= known.keys()
         for key in owed:
@@ -210,6 +214,16 @@ class Job:
         kinds = (str, int, int, int, int, str, int, str, bytes)
         return [row for row in found if all(isinstance(v, kind) for v, kind in zip(row, kinds, strict=True))]
 
+    def _believe(self, targets: list[tuple[Segment, Segment]]) -> None:
+        """Refuse to call lost what was not found while the disk of both logs failed: that may pass.
+
+        Raises:
+            LinkProblem: "log-damaged": so it is; what was copied stays, for the next time.
+        """
+        failed = self._waited or self._log.memory is not None or self._log.failing is not None
+        if failed and (self._wreck.broken or any(self._holes(*pair) for pair in targets)):
+            raise LinkProblem("log-damaged", "the disk failed while it was read")
+
     # --- taking in ----------------------------------------------------------------------------------------------------
 
     async def _take_in(self, owed: Owed, targets: list[tuple[Segment, Segment]]) -> Report:
@@ -270,7 +284,15 @@ class Job:
 
     async def _write(self, job: Callable[[sqlite3.Connection], T]) -> T:
         """Write to the disk, as soon as the log is there."""
-        found: T = await self._until_written(lambda: self._log.write(takeover.on_disk(job)))
+
+        async def once() -> T:
+            try:
+                return await self._log.write(takeover.on_disk(job))
+            except LogFault:
+                self._waited = True
+                raise
+
+        found: T = await self._until_written(once)
         return found
 
     async def _count(self, target: Segment) -> RangeSet:

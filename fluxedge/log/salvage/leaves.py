@@ -40,15 +40,19 @@ class Pages:
         """Open the file; the page size of its header holds where that is one.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: it cannot be opened.
         """
         self._file = path.open("rb")
-        head = self._file.read(_FILE_HEADER_BYTES)
-        said = struct.unpack_from(">H", head, 16)[0] if head[:15] == b"SQLite format 3" else 0
+        head = _pread(self._file.fileno(), _FILE_HEADER_BYTES, 0)
+        said = struct.unpack_from(">H", head.ljust(18, b"\0"), 16)[0] if head[:15] == b"SQLite format 3" else 0
         self.page_bytes = said if said >= 512 and said & (said - 1) == 0 else page_bytes
         self._size = os.fstat(self._file.fileno()).st_size
-        self._frames = wal.frames(path, self.page_bytes) if with_wal else {}
-        self._wal = open(f"{path}-wal", "rb") if self._frames else None  # noqa: SIM115
+        try:
+            self._frames = wal.frames(path, self.page_bytes) if with_wal else {}
+            self._wal = open(f"{path}-wal", "rb") if self._frames else None  # noqa: SIM115
+        except OSError:
+            self._file.close()
+            raise
         self.count = max(-(-self._size // self.page_bytes), max(self._frames, default=0))
 
     @property
@@ -63,19 +67,18 @@ class Pages:
             self._wal.close()
 
     def page(self, number: int) -> bytes:
-        """Return a page; empty where there is none."""
+        """Return a page; empty where there is none, or where the disk does not give it."""
         at = self._frames.get(number)
         if at is not None and self._wal is not None:
-            return os.pread(self._wal.fileno(), self.page_bytes, at)
+            return _pread(self._wal.fileno(), self.page_bytes, at)
         if number < 1 or number > self.count:
             return b""
-        return os.pread(self._file.fileno(), self.page_bytes, (number - 1) * self.page_bytes)
+        return _pread(self._file.fileno(), self.page_bytes, (number - 1) * self.page_bytes)
 
     def records(self, first: int, last: int) -> Iterator[Record]:
         """Iterate over the records in some pages; what cannot be taken apart is passed over."""
         last = min(last, self.count)
-        begin = (first - 1) * self.page_bytes
-        content = os.pread(self._file.fileno(), (last - first + 1) * self.page_bytes, begin)
+        content = self._stretch(first, last)
         kinds = content[:: self.page_bytes]
         for number in range(first, last + 1):
             start, index = (_FILE_HEADER_BYTES, 0) if number == 1 else (0, number - first)
@@ -87,6 +90,17 @@ class Pages:
                 page = content[index * self.page_bytes : (index + 1) * self.page_bytes]
             if len(page) == self.page_bytes and page[start] in _KINDS:
                 yield from self._records_of(page, start)
+
+    def _stretch(self, first: int, last: int) -> bytes:
+        """Return some pages of the file; those that the disk does not give, or that are cut off, are zeros."""
+        size = self.page_bytes
+        content = _pread(self._file.fileno(), (last - first + 1) * size, (first - 1) * size)
+        if len(content) == (last - first + 1) * size:
+            return content
+        return b"".join(
+            _pread(self._file.fileno(), size, (number - 1) * size).ljust(size, b"\0")
+            for number in range(first, last + 1)
+        )
 
     def _records_of(self, page: bytes, start: int) -> Iterator[Record]:
         kind = page[start]
@@ -137,6 +151,14 @@ class Pages:
             size -= len(parts[-1])
             (number,) = struct.unpack_from(">I", page)
         return b"".join(parts)
+
+
+def _pread(file: int, size: int, at: int) -> bytes:
+    """Read from a file; nothing where the disk does not give it."""
+    try:
+        return os.pread(file, size, at)
+    except OSError:
+        return b""
 
 
 def varint(page: bytes, at: int) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 import typing
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from functools import partial
@@ -32,15 +33,21 @@ from fluxedge.problems import LinkProblem
 LOOK_S = 30.0  # how often folders are looked for; the disk may have failed while the gateway ran
 AGAIN_S = 5.0  # after a transaction that failed
 BEGIN_S = 5.0  # a disk that hangs must not keep the gateway from starting
+_FILES = ("log.db", "log.db-wal")
 TRIES = 3  # starts that died while SQLite read a folder: then it is taken apart by hand; after as many more, not at all
+
+_PASSING = (LinkProblem, sqlite3.Error, OSError)  # no file can be opened, our own log cannot be read just now
 
 T = typing.TypeVar("T")
 
 
 def pending(state_dir: Path) -> list[Path]:
-    """Return the folders that are not salvaged yet, oldest first."""
-    folders = [folder for folder in state_dir.glob("log.damaged-*") if not (folder / "salvaged.json").exists()]
-    return sorted(folder for folder in folders if any((folder / name).exists() for name in ("log.db", "log.db-wal")))
+    """Return the folders that are not salvaged yet, oldest first; none while the disk does not tell."""
+    try:
+        folders = [folder for folder in state_dir.glob("log.damaged-*") if not (folder / "salvaged.json").exists()]
+        return sorted(folder for folder in folders if any((folder / name).exists() for name in _FILES))
+    except OSError:
+        return []
 
 
 class Salvage:
@@ -65,7 +72,7 @@ class Salvage:
         for folder in await asyncio.to_thread(pending, self._log.path.parent):
             async with _tried(folder) as tries:
                 if tries < TRIES:
-                    with contextlib.suppress(TimeoutError, LogFault):
+                    with contextlib.suppress(*_PASSING):
                         await asyncio.wait_for(self._begin(folder), BEGIN_S)
 
     async def run(self) -> None:
@@ -73,21 +80,30 @@ class Salvage:
         while True:
             for folder in await asyncio.to_thread(pending, self._log.path.parent):
                 if folder not in self._done:
-                    await self._salvage(folder)
+                    await self._try(folder)
             await self._sleep(LOOK_S)
+
+    async def _try(self, folder: Path) -> None:
+        """Salvage one folder, or say what keeps it from that for now."""
+        try:
+            await self._salvage(folder)
+        except _PASSING as exc:
+            text = f"{folder} cannot be salvaged now: {exc}"
+            self._report(LinkProblem("log-damaged", text, "It is tried again. Look after the disk's health."))
 
     async def _begin(self, folder: Path) -> None:
         small = await asyncio.to_thread(_small, folder)
         boot = self._log.boot
         job = takeover.on_disk(lambda c: takeover.write_small(c, folder.name, small, boot))
-        if await self._log.write(job):
-            compacted = self._log.compacted
-            for epoch, upto in small.compacted:
-                compacted[epoch] = max(upto, compacted.get(epoch, 0))
-            for uplink, lane in small.uplinks:  # it is no new one: it has everything from the first record on
-                if not self._log.cursors.known(uplink, Lane(lane)):
-                    self._log.cursors.begin(uplink, Lane(lane), self._log.epoch, 1)
-            await self._recover()
+        await self._log.write(job)
+        # Also what was written before: whoever waited for that may have been killed, or have waited for too long.
+        compacted = self._log.compacted
+        for epoch, upto in small.compacted:
+            compacted[epoch] = max(upto, compacted.get(epoch, 0))
+        for uplink, lane in small.uplinks:  # it is no new one: it has everything from the first record on
+            if not self._log.cursors.known(uplink, Lane(lane)):
+                self._log.cursors.begin(uplink, Lane(lane), self._log.epoch, 1)
+        await self._recover()
 
     async def _salvage(self, folder: Path) -> None:
         """Salvage one folder."""
@@ -99,7 +115,8 @@ class Salvage:
                     await self._until_written(lambda: self._begin(folder))
                 known = {group.key: group for group in self._groups()}
                 job = Job(self._log, wreck, self._uplinks(), known, self._until_written, self._sleep)
-                report = await job.run(newest=folder == max(pending(self._log.path.parent)))
+                others = await asyncio.to_thread(pending, self._log.path.parent)
+                report = await job.run(newest=folder >= max(others, default=folder))
                 report.gave_up = tries >= 2 * TRIES
                 if wreck.intents:
                     await self._recover()
@@ -127,12 +144,12 @@ def _small(folder: Path) -> takeover.Small:
 
 @contextlib.asynccontextmanager
 async def _tried(folder: Path) -> AsyncIterator[int]:
-    """Count a try as failed until it ended well or was cancelled; yield how many have failed before."""
+    """Count a try as failed until it ended well, was cancelled or met what passes; yield how many failed before."""
     tries = await asyncio.to_thread(_tries, folder)
     try:
         await asyncio.to_thread(_note_tries, folder, tries + 1)
         yield tries
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, *_PASSING):
         await asyncio.to_thread(_note_tries, folder, tries)
         raise
     await asyncio.to_thread(_note_tries, folder, tries)

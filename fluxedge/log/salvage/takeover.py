@@ -137,7 +137,8 @@ def write_rows(
     """Write whole rows, and the groups that they are of."""
     segments.make_table(connection, target)
     rows = [(number, group.key, group.to_bytes()) for number, group in groups]
-    connection.executemany("INSERT OR REPLACE INTO groups VALUES (?, ?, ?)", rows)
+    # not REPLACE: a group that has two numbers has its key under one of them only, and would lose that one
+    connection.executemany("INSERT OR IGNORE INTO groups VALUES (?, ?, ?)", rows)
     for row, mono_ms, _ in found:
         segments.append(connection, target, row, mono_ms)
 

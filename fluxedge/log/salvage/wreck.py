@@ -3,7 +3,8 @@
 Two ways lead into it. By SQL a table is read from its beginning until an error, then from its end; that loses what lies
 between two errors, and everything where the schema is gone. By the leaf pages (`leaves`) every row is found that is
 whole, wherever it stands, but not to which table it belongs: a row of records is told by its checksum and its columns,
-its epoch by the segment whose seqs it has. Where two segments could have it, it is not taken.
+its epoch by the segment whose seqs it has. Where two segments could have it, it is not taken. Where the table of
+segments is gone, the newest epoch is told by time (`adrift`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from fluxedge.log import database, groups
 from fluxedge.log.body import DamagedBody, Row, checked
 from fluxedge.log.database import PAGE_BYTES, Witness
+from fluxedge.log.salvage.adrift import MADE_UP, Adrift, leaf_of
 from fluxedge.log.salvage.leaves import Column, Pages, Record
 from fluxedge.log.segments import SALVAGED, Segment
 from fluxedge.model import OPEN_END, Group, Lane
@@ -25,6 +27,7 @@ from fluxedge.model import OPEN_END, Group, Lane
 SCANNED_AT_ONCE = 512  # pages looked at in one step
 MOST_RECORDS = 1 << 20  # in a row, which is a batch of about 1 MiB
 _ROW = "seq, n, boot, codec, crc, body, mono_ms"
+_NO_ROOM = ("SQLITE_IOERR_SHM", "SQLITE_FULL", "SQLITE_READONLY")  # for the -shm
 Owed = dict[tuple[str, int, Lane], list[tuple[int, int]]]  # (uplink, epoch, lane) -> ranges
 
 
@@ -40,7 +43,11 @@ class Wreck:
     """A damaged log in its folder. Every method blocks."""
 
     def __init__(self, folder: Path, *, by_hand: bool = False, blind: bool = False) -> None:
-        """Open what is in a folder: by hand without SQLite, which may die of it; blind with the witness only."""
+        """Open what is in a folder: by hand without SQLite, which may die of it; blind with the witness only.
+
+        Raises:
+            OSError, sqlite3.Error: that passes, and what cannot be read now may be whole.
+        """
         self.folder = folder
         self.path = folder / "log.db"
         self.witness: Witness | None = database.read_witness(folder / "log.witness")
@@ -49,6 +56,7 @@ class Wreck:
         self.segments: list[Segment] = []
         self.broken: set[str] = set()  # tables that could not be read to the end
         self._blind = blind
+        self._adrift: Adrift | None = None  # judges rows of epochs that no table tells
         self._reached: dict[tuple[int, Lane], int] = {}  # last seq of the rows that were seen, readable or not
         self._connection = None if by_hand or blind else self._connect()
 
@@ -59,18 +67,23 @@ class Wreck:
 
     def _connect(self) -> sqlite3.Connection | None:
         connection: sqlite3.Connection | None = None
-        if not self.path.is_file():
-            return None
         try:
+            if not self.path.is_file():
+                return None
+            with contextlib.ExitStack() as files:  # SQLite needs three, and does not say when it cannot have them
+                for _ in range(3):
+                    files.enter_context(self.path.open("rb"))
             self.path.with_name("log.db-shm").unlink(missing_ok=True)  # an index of the WAL, made anew from it
             connection = database.connect_reading(self.path)
             connection.execute("PRAGMA cell_size_check = 1")
             connection.execute("PRAGMA trusted_schema = 0")
             connection.text_factory = lambda content: content.decode("utf-8", "replace")
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        except (sqlite3.Error, OSError):
+        except sqlite3.Error as exc:
             if connection is not None:
                 connection.close()
+            if getattr(exc, "sqlite_errorname", "").startswith(_NO_ROOM):
+                raise
             return None
         return connection
 
@@ -83,11 +96,13 @@ class Wreck:
         known = [_group(row) for row in self.table("groups", "id, key, body", "id")]
         self.groups = self._keyed(known_groups) | {pair[0]: pair[1] for pair in known if pair is not None}
         held += self._rebuilt() if "segments" in self.broken else []
+        newest = self.witness.epoch if self.witness is not None else 0
         if self.broken & {"segments", "groups"}:
             for records in self._steps():
                 for rowid, record in records:
                     held.append(_segment(record) if rowid is None else None)
                     known.append(_group([rowid, *record[1:]]) if rowid is not None else None)
+                    newest = max(newest, _epoch(record)) if rowid is None else newest
                     self.intents += [tuple(record)] if rowid is None and _is_intent(record) else []
                 yield len(held)
         self.groups = self._keyed(known_groups) | {pair[0]: pair[1] for pair in known if pair is not None}
@@ -98,12 +113,26 @@ class Wreck:
                 if segment.last > other.last:
                     kept[(segment.lane, segment.epoch, segment.first)] = segment
         self.segments = sorted(kept.values(), key=lambda s: (s.lane, s.epoch, s.first))
+        if "segments" in self.broken and newest:
+            yield from self._look_adrift(Adrift(newest))
+
+    def _look_adrift(self, adrift: Adrift) -> Iterator[int]:
+        """Make up segments of the newest epoch for rows that may be of it."""
+        for look in (adrift.look, adrift.look_again):
+            for records in self._steps():
+                look(leaf for record in records if (leaf := leaf_of(record)) is not None)
+                yield len(self.segments)
+        self._adrift = adrift
+        self.segments += adrift.made_up(self.segments)
+        self.segments.sort(key=lambda s: (s.lane, s.epoch, s.first))
 
     def _keyed(self, known: Mapping[bytes, Group]) -> dict[int, Group]:
-        """Return known groups by the number that they have here, as table and index of the groups still tell."""
+        """Return known groups by the number that they have here, as table, index or witness still tell."""
         if "groups" not in self.broken:
             return {}
-        rows = self.table("groups", "id, key", "id")
+        fits = self.witness is not None and self.witness.inode == database.inode(self.path)
+        rows: list[tuple[typing.Any, ...]] = list(self.witness.groups.items()) if self.witness and fits else []
+        rows += self.table("groups", "id, key", "id")
         rows += self.table("groups INDEXED BY sqlite_autoindex_groups_1", "id, key", "key")
         return {number: known[key] for number, key in rows if isinstance(number, int) and key in known}
 
@@ -250,10 +279,18 @@ class Wreck:
         count, boot, mono_ms, _, _, codec, crc, body = typing.cast(typing.Any, record[1:])
         if count < 1 or zlib.crc32(body) != crc:
             return None
-        could = [s for s in self.segments if s.first <= rowid <= self.end_of(s)]
+        could = [s for s in self.segments if s.first <= rowid <= self.end_of(s) and self._may_have(s, boot, mono_ms)]
         fit = [(s, self._found(s, (rowid, count, boot, codec, crc, body, mono_ms))) for s in could]
         fit = [pair for pair in fit if pair[1] is not None]
         return fit[0][1] if len(fit) == 1 and fit[0][0] in wanted else None
+
+    def _may_have(self, segment: Segment, boot: int, mono_ms: int) -> bool:
+        """Tell whether a row that was committed then can be of a segment's epoch."""
+        if self._adrift is None:
+            return True
+        if self._adrift.is_newest(boot, mono_ms):
+            return segment.epoch == self._adrift.epoch
+        return segment.number != MADE_UP
 
     def end_of(self, segment: Segment) -> int:
         """Return the last seq that a segment can have."""
@@ -265,13 +302,18 @@ class Wreck:
         for with_wal in () if self._blind else (True, False):
             try:
                 pages = Pages(self.path, PAGE_BYTES, with_wal=with_wal)
-            except OSError:
+            except (FileNotFoundError, IsADirectoryError):
                 return
             with contextlib.closing(pages):
                 for first in range(1, pages.count + 1, SCANNED_AT_ONCE):
                     yield pages.records(first, first + SCANNED_AT_ONCE - 1)
                 if not pages.has_wal:
                     return
+
+
+def _epoch(record: list[Column]) -> int:
+    """Return the epoch that a record of table meta names; 0 where it is none."""
+    return record[1] if len(record) == 2 and record[0] == "epoch" and type(record[1]) is int else 0
 
 
 _SEGMENT = "lane, number, epoch, first, created_ms, last, bytes, from_ns, to_ns"

@@ -11,6 +11,7 @@ import pytest
 from fluxedge.api import queue_changes
 from fluxedge.log import LogFault, quarantine
 from fluxedge.permissions import Principal
+from fluxedge.problems import Problem
 from tests.fluxedge.api.queues import E, R, announced, audited, events, gaps, rows, waiting
 from tests.fluxedge.api.running import Running
 
@@ -190,3 +191,13 @@ async def test_a_commit_that_takes_too_long_is_not_waited_for(
     reply = await gateway.ask("POST", DROP, {"uplink": "cloud", "lane": "rounds", "upto": 1})
     assert reply.status == 503
     monkeypatch.undo()
+
+
+async def test_dropping_the_last_row_of_an_uplink_ends_its_problem(gateway: Running) -> None:
+    problems = gateway.gateway.problems
+    problems.report("uplink:cloud", Problem("record-refused", "rounds 2-4: payload format invalid"))
+    one, other = await rows(gateway)
+    await gateway.ask("POST", DROP, {"ids": [one]})
+    assert problems.stands("uplink:cloud", "record-refused")
+    await gateway.ask("POST", DROP, {"ids": [other]})
+    assert not problems.stands("uplink:cloud", "record-refused")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import typing
+from pathlib import Path
 from types import SimpleNamespace
 
 from fluxedge.api import standing
+from fluxedge.api.lag import Sampler
 from fluxedge.api.view import GatewayView
 from fluxedge.channels.link import Tally
 from fluxedge.config.structs import ChannelCfg, Config, DeviceCfg, DriverCfg
+from fluxedge.model import Lane
 
 DRIVERS = {"x": DriverCfg(id="x", name="X", protocol="modbus", source="none")}
 
@@ -24,6 +27,7 @@ def view(tally: Tally | None = None, rounds: int = 0, events: int = 0, **devices
             pollers={"bus": SimpleNamespace(channel=channel, state=state, devices={})},
             pipeline=SimpleNamespace(dropped_rounds_total=rounds, dropped_events_total=events),
             protocols={},
+            utc_of=lambda mono_ns: mono_ns + 10**9,
         ),
     )
 
@@ -36,7 +40,7 @@ def test_a_channel_tells_what_its_wire_carried_and_what_was_dropped() -> None:
         "总线",
         "tcp://a",
         "open",
-        7,
+        1_000_007,
         1.235,
     )
     assert (bus.timeouts, bus.suspects, bus.sent_bytes, bus.received_bytes, bus.dropped_bytes) == (1, 2, 3, 4, 5)
@@ -59,3 +63,18 @@ def test_a_device_that_does_not_run_waits_unless_it_is_disabled() -> None:
     assert [(device.id, device.state, device.points, device.protocol) for device in found] == [
         ("a", "disabled", 0, "modbus"), ("b", "waiting", 0, "modbus"),
     ]  # fmt: skip
+
+
+def test_a_disk_that_does_not_tell_its_room_costs_no_answer(tmp_path: Path) -> None:
+    log = SimpleNamespace(
+        path=tmp_path / "gone" / "log.db",
+        segments=list,
+        heads=dict.fromkeys(Lane, 0),
+        epoch=1,
+        used_bytes=0,
+        memory_bytes=0,
+        commits=0,
+    )
+    gateway = typing.cast(GatewayView, SimpleNamespace(log=log, config=Config()))
+    sampler = typing.cast(Sampler, SimpleNamespace(log_bytes=SimpleNamespace(per_s=0.0)))
+    assert standing.log(gateway, sampler).free_bytes == 0

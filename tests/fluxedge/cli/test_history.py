@@ -75,6 +75,15 @@ async def test_values_at_an_instant(run: Running, state: bool) -> None:
     ]
 
 
+@pytest.mark.parametrize("words", [("--at", "300d"), ("--raw", "--from", "300d", "--to", "299d")], ids=["at", "raw"])
+async def test_a_point_without_a_sample_is_said(run: Running, words: tuple[str, ...]) -> None:
+    await run.until(lambda: run.gateway.log.heads[Lane.ROUNDS] >= 6)
+    done = await verb("history", "boiler-1.flow_temp", *where(run, False), *words)
+    assert done.exit_code == 0
+    when = "until then" if "--at" in words else "in this time"
+    assert done.stderr == f"no sample {when}: boiler-1.flow_temp\n"
+
+
 @pytest.mark.parametrize("state", [False, True])
 async def test_a_point_that_is_not_there_is_named(run: Running, state: bool) -> None:
     done = await verb("history", "boiler-1.flow_tmp", *where(run, state))

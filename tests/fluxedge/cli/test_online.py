@@ -47,6 +47,19 @@ async def test_a_gateway_that_hangs_up_is_told_in_words(tmp_path: Path) -> None:
     assert "as many clients as it takes" in done.stderr
 
 
+async def test_a_defect_of_the_gateway_is_told_in_words(run: Running, say, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise NameError("a defect")
+
+    monkeypatch.setattr("fluxedge.api.standing.log", fail)
+    done = await say("status")
+    assert done.exit_code == 1
+    assert done.stderr == (
+        "the gateway could not answer: that is a defect of fluxedge.\n"
+        "The traceback is in its journal. Please report it.\n"
+    )
+
+
 @pytest.mark.parametrize("words", [("reload",), ("write", "boiler-1.pump", "on")], ids=lambda words: words[0])
 async def test_a_viewer_is_told_how_to_become_more(run: Running, say, monkeypatch, words: tuple[str, ...]) -> None:
     monkeypatch.setattr(run.api, "identify", lambda http: Principal("peer", "uid 7 (anna)", "viewer"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import termios
+import time
 from pathlib import Path
 
 import click
@@ -12,8 +13,11 @@ import pytest
 
 from fluxedge.cli import aligned
 from fluxedge.clock import SystemClock
+from fluxedge.config.structs import UplinkCfg
 from fluxedge.problems import DeviceProblem
-from tests.fluxedge.api.running import Running, running
+from tests.conftest import free_port
+from tests.fluxedge.api.queues import waiting
+from tests.fluxedge.api.running import Running, config, running
 from tests.fluxedge.cli.conftest import process, verb
 
 
@@ -51,6 +55,26 @@ async def test_what_was_dropped_is_said_only_when_something_was(run: Running, sa
     assert json.loads((await say("status", "--json")).stdout)["dropped"] == {"rounds": 1, "events": 3}
 
 
+async def test_what_a_peer_refused_is_said_as_long_as_it_is_kept(tmp_path: Path) -> None:
+    async with waiting(tmp_path):
+        lines = (await verb("status", "--state", str(tmp_path))).stdout.splitlines()
+    (line,) = [line for line in lines if line.startswith("refused")]
+    assert "records that cloud refused, since " in line
+    assert line.endswith(": fluxedge queue show")
+
+
+async def test_a_quarantine_that_is_empty_is_not_mentioned(run: Running, say) -> None:
+    assert not any(line.startswith("refused") for line in (await say("status")).stdout.splitlines())
+
+
+async def test_what_is_in_memory_only_is_said(run: Running, say, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "in memory only" not in (await say("status")).stdout
+    monkeypatch.setattr(type(run.gateway.log), "memory_bytes", 3 * 2**20)
+    (line,) = [line for line in (await say("status")).stdout.splitlines() if line.startswith("log ")]
+    assert " of at most 4.0 GiB (3.0 MiB in memory only)" in line
+    assert json.loads((await say("status", "--json")).stdout)["log"]["memory_bytes"] == 3 * 2**20
+
+
 async def test_what_the_log_costs_the_disk_is_said_as_soon_as_it_is_known(
     run: Running, say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,12 +87,13 @@ async def test_what_the_log_costs_the_disk_is_said_as_soon_as_it_is_known(
         monkeypatch.setattr(flash, name, figure)
     (line,) = [line for line in (await say("status")).stdout.splitlines() if line.startswith("flash")]
     assert line.split(maxsplit=1)[1] == (
-        "7.2 bytes a point, 640 MiB a day, 1.0 GiB a day to the disk in all; 20 % of its life used; "
+        "fluxedge writes 640 MiB a day, 7.2 bytes a point; all programs together 1.0 GiB a day to this disk; "
+        "20 % of its life used; "
         "at this pace it lasts 400 days"
     )
     monkeypatch.setattr(flash, "bytes_per_point", None)
     monkeypatch.setattr(flash, "bytes_per_day", None)
-    assert "flash     1.0 GiB a day to the disk in all; 20 %" in (await say("status")).stdout
+    assert "flash     all programs together 1.0 GiB a day to this disk; 20 %" in (await say("status")).stdout
     assert json.loads((await say("status", "--json")).stdout)["flash"]["life_days"] == 400
     monkeypatch.setattr(flash, "life_days", 4000.0)
     assert "it lasts 11.0 years" in (await say("status")).stdout
@@ -136,3 +161,30 @@ async def test_a_clock_that_was_never_set_is_said(tmp_path: Path) -> None:
     async with running(tmp_path, clock=UnsetClock()):
         done = await verb("status", "--state", str(tmp_path))
     assert "not set yet" in done.stdout
+
+
+async def test_what_began_in_1970_is_as_old_as_it_is_when_the_clock_is_set(tmp_path: Path) -> None:
+    class LateClock(SystemClock):
+        behind_ns = time.time_ns()
+
+        def wall_ns(self) -> int:
+            return time.time_ns() - self.behind_ns
+
+        def trusted(self) -> bool:
+            return not self.behind_ns
+
+    clock = LateClock()
+    uplinks = {"cloud": UplinkCfg(url=f"mqtt://127.0.0.1:{free_port()}")}
+    async with running(tmp_path, config(uplinks=uplinks), clock=clock) as run:
+        await run.first_round()
+        run.gateway.problems.report("device:boiler-1", DeviceProblem("no-reply", "silent for 1 s"))
+        clock.behind_ns = 0
+        told = json.loads((await verb("status", "--json", "--state", str(tmp_path))).stdout)
+        devices = json.loads((await verb("status", "devices", "--json", "--state", str(tmp_path))).stdout)
+    running_devices = [device for device in devices if device["state"] == "ok"]
+    assert running_devices
+    since = [told["gateway"]["started_us"], told["uplinks"][0]["down_since_us"]]
+    since += [problem[key] for problem in told["problems"] for key in ("since_us", "last_us")]
+    since += [device[key] for device in running_devices for key in ("since_us", "last_answer_us")]
+    now_us = time.time_ns() // 1000
+    assert all(now_us - 60_000_000 < stamp_us <= now_us for stamp_us in since)

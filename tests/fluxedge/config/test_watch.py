@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fluxedge.config import watch as watching
+from fluxedge.config.sources import Layout
 from fluxedge.config.watch import changes
 from fluxedge.problems import ConfigProblem
 
@@ -35,6 +36,24 @@ async def next_change(site: Site, act: typing.Callable[[], object]) -> set[str]:
 
 async def test_a_dropped_file_is_told(site: Site) -> None:
     assert await next_change(site, lambda: site.write("devices/a.toml", "x")) >= {"a.toml"}
+
+
+async def test_a_dropped_file_is_told_where_the_directory_was_named_from_here(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(site.folder.parent)
+    site.write("devices/other.toml", "x")  # else the new folder may be told first
+    stop = asyncio.Event()
+    found: set[Path] = set()
+
+    async with asyncio.timeout(20):
+        async for paths in changes(Layout(Path(site.folder.name)), stop):
+            found.update(paths)
+            if paths:
+                stop.set()
+            else:  # the watch stands
+                site.write("devices/a.toml", "x")
+    assert "a.toml" in {path.name for path in found}
 
 
 async def test_a_file_of_the_site_is_told(site: Site) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import signal
 import sqlite3
@@ -272,3 +274,15 @@ def test_the_witness_remembers_the_boot_for_a_log_that_is_lost(tmp_path: Path) -
     witness = read_witness(tmp_path / "log.witness")
     assert witness is not None
     assert (witness.boot, witness.boot_id) == (3, boot_id())
+
+
+def test_a_disk_that_does_not_tell_its_room_costs_the_copy_and_not_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Path) -> typing.NoReturn:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(migrations.os, "statvfs", fail)
+    with contextlib.closing(sqlite3.connect(tmp_path / "log.db")) as connection:
+        said = migrations.keep_copy(connection, tmp_path / "log.db", tmp_path / "log.schema-1.db")
+    assert said == "no copy was kept: [Errno 5] Input/output error"

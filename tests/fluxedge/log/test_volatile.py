@@ -362,14 +362,15 @@ async def test_a_commit_that_succeeds_in_the_last_moment_keeps_the_log_where_it_
     with pytest.raises(LogFault):
         await commit(log, 1)
     sick.error = None
-    honest = log.disk.look
+    honest = log._upkeep.rescue
 
-    async def slow(job: typing.Any) -> typing.Any:
-        found = await honest(job)
-        await commit(log, 1)
+    async def hopeless() -> bool:
+        found = await honest()
+        last.append(asyncio.ensure_future(commit(log, 1)))
         return found
 
-    monkeypatch.setattr(log.disk, "look", slow)
+    last: list[asyncio.Task[None]] = []
+    monkeypatch.setattr(log._upkeep, "rescue", hopeless)
     assert not await log.housekeep([])
     monkeypatch.undo()
     assert log.memory is None

@@ -11,7 +11,7 @@ import pytest
 from fluxedge.model import Lane
 from fluxedge.problems import LinkProblem
 from fluxedge.spi import Message
-from fluxedge.uplinks import messages, streams
+from fluxedge.uplinks import forward, messages, streams
 from fluxedge.uplinks.delivery import BACKLOG_BYTES
 from fluxedge.uplinks.messages import AHEAD_BYTES, AHEAD_MESSAGES
 from tests.fluxedge.scripted_broker import until
@@ -29,7 +29,7 @@ async def test_records_go_in_order_and_the_cursor_passes_on_acknowledgement(benc
     await bench.delivered()
     assert peer.seqs() == list(range(1, 11))
     assert (forwarder.counters.records, forwarder.counters.messages, forwarder.counters.points) == (10, 10, 20)
-    assert forwarder.connected_since_ns > 0
+    assert 0 < forwarder.connected_since_ns <= bench.clock.mono_ns()
 
 
 async def test_the_cursor_waits_for_the_acknowledgement_of_each_message(bench: Bench) -> None:
@@ -157,6 +157,33 @@ async def test_a_peer_with_a_limit_it_never_named_gets_smaller_messages(bench: B
     assert len(peer.sessions) < 12
     await bench.log.save_cursors()
     assert bench.query("SELECT lo, hi FROM quarantine") == [(201, 201)]
+
+
+@pytest.mark.parametrize(("stable_s", "named_bytes"), [(0.0, 0), (60.0, 100_000)], ids=["away", "another limit named"])
+async def test_a_limit_that_was_found_out_is_forgotten_when_the_peer_was_away(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, stable_s: float, named_bytes: int
+) -> None:
+    """A broker that was given a larger limit takes large records again, without a restart of the gateway."""
+
+    def limited(message: Message) -> Outcome:
+        if len(message.payload) > 3000:
+            return LinkProblem("uplink-throttled", "packet too large", advice="smaller-messages")
+        return None
+
+    monkeypatch.setattr(forward, "STABLE_S", stable_s)
+    await bench.commit("a", "z" * 4000, "b")
+    peer = Peer(limited, window=1)
+    forwarder = bench.start(peer)
+    await bench.delivered()
+    assert forwarder.counters.refused == 1
+    peer.answer, peer.maximum_message_bytes = accept, named_bytes
+    seen = len(peer.sessions)
+    peer.sessions[-1].die(LinkProblem("uplink-down", "the broker closed the connection"))
+    await until(lambda: len(peer.sessions) > seen)
+    await bench.commit("y" * 5000)
+    await bench.delivered()
+    assert forwarder.counters.refused == 1
+    assert peer.sent[-1].lo == 4
 
 
 async def test_a_peer_that_got_too_many_at_once_gets_fewer(bench: Bench) -> None:

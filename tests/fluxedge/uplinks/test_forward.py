@@ -101,6 +101,22 @@ async def test_refused_records_go_to_quarantine_and_the_cursor_passes(bench: Ben
     assert len(peer.sessions) == 1
 
 
+async def test_since_when_an_uplink_is_connected_or_down_is_known_on_the_monotonic_clock(bench: Bench) -> None:
+    begun_ns = bench.clock.mono_ns()
+    peer = Peer()
+    forwarder = bench.start(peer)
+    assert begun_ns <= forwarder.down_since_ns <= bench.clock.mono_ns()
+    await until(lambda: forwarder.connected_since_ns)
+    connected_ns = forwarder.connected_since_ns
+    assert (forwarder.down_since_ns, begun_ns <= connected_ns <= bench.clock.mono_ns()) == (0, True)
+    bench.pauses.go.clear()
+    peer.sessions[0].die(DOWN)
+    await until(lambda: forwarder.down_since_ns)
+    assert forwarder.connected_since_ns == 0
+    assert connected_ns < forwarder.down_since_ns <= bench.clock.mono_ns()
+    bench.pauses.go.set()
+
+
 async def test_a_record_in_quarantine_stands_over_reconnects(bench: Bench) -> None:
     await bench.commit("poison")
     peer = Peer(lambda message: Refused({message.lo: "no"}))

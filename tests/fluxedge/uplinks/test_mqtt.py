@@ -181,6 +181,19 @@ async def test_the_largest_payload_that_the_broker_takes_fits_exactly() -> None:
     assert broker.records()[0].packet_bytes <= 2000
 
 
+async def test_a_broker_that_no_record_fits_into_costs_none(tmp_path: Path) -> None:
+    async with ScriptedBroker(maximum_packet_size=150) as broker:
+        road = Road(tmp_path, [broker.port])
+        await road.commit(5)
+        await until(lambda: road.problems.stands("uplink:cloud", "uplink-refused"))
+        await until(lambda: len(broker.connects) > 3)
+        assert road.forwarder.counters.refused == 0
+        broker.maximum_packet_size = 2000
+        await until(lambda: road.delivered == 5)
+        assert list(road.problems) == []
+        await road.close()
+
+
 async def test_the_window_can_be_made_smaller() -> None:
     async with ScriptedBroker(acks=False, receive_maximum=20) as broker:
         uplink = uplink_of(broker.port)

@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 
 from fluxedge.config.quantities import Bytes
+from fluxedge.log import Batch
 from fluxedge.model import Lane
+from fluxedge.uplinks.delivery import Delivery
 from fluxedge.uplinks.poison import Piece, State, Suspicion
+from tests.fluxedge.log.fake_clock import event_of
 from tests.fluxedge.scripted_broker import Peer, Published, ScriptedBroker, until
 from tests.fluxedge.uplinks.road import Road
 
@@ -52,7 +55,7 @@ def test_a_death_with_nothing_under_way_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "other", [piece(6, 8), piece(5, 8, Lane.EVENTS), piece(5, 8, row=3), Piece(8, Lane.ROUNDS, 5, 8)]
+    "other", [piece(9, 12), piece(5, 8, Lane.EVENTS), piece(5, 8, row=3), Piece(8, Lane.ROUNDS, 5, 8)]
 )
 def test_deaths_with_different_oldest_records_are_a_bad_link(other: Piece) -> None:
     suspicion = Suspicion()
@@ -60,6 +63,14 @@ def test_deaths_with_different_oldest_records_are_a_bad_link(other: Piece) -> No
         suspicion.died([piece(5, 8)])
         suspicion.died([other])
     assert suspicion.state is State.FREE
+
+
+def test_a_record_that_is_under_way_again_behind_younger_ones_is_blamed_too() -> None:
+    """Each session begins with what is live, of which every broken connection makes some: its events."""
+    suspicion = Suspicion()
+    suspicion.died([piece(7, 7, Lane.EVENTS), piece(5, 8)])
+    suspicion.died([piece(9, 9, Lane.EVENTS), piece(6, 8, Lane.EVENTS), piece(5, 8)])
+    assert suspicion.state is State.TESTING
 
 
 def test_who_is_acknowledged_alone_is_innocent() -> None:
@@ -209,6 +220,68 @@ async def test_the_record_that_kills_the_connection_is_set_aside_and_all_others_
     assert len(broker.connects) <= 2 + math.ceil(math.log2(100)) + 2 + 1
 
 
+async def test_on_a_quiet_site_a_record_that_was_delivered_before_is_the_control(tmp_path: Path) -> None:
+    async with ScriptedBroker(on_publish=killing(9, 10)) as broker:
+        road = Road(tmp_path, [broker.port])
+        await road.commit(8)
+        await until(lambda: road.delivered == 8)
+        await road.commit(2)  # nothing comes behind them
+        await until(lambda: road.forwarder.counters.refused == 2, 20)
+        assert [row[:2] for row in await quarantined(road)] == [(9, 9), (10, 10)]
+        assert len(broker.connects) <= 2 + 2 * (math.ceil(math.log2(2)) + 2)
+        assert road.delivered == 8, "what goes once more is not counted"
+        await road.close()
+
+
+async def test_what_was_refused_is_no_control(tmp_path: Path) -> None:
+    """After a restart nothing but the log tells what the peer has had."""
+    async with ScriptedBroker(on_publish=killing(9, 10)) as broker:
+        road = Road(tmp_path, [broker.port])
+        for count in (8, 1):
+            await road.commit(count)
+            await until(lambda count=count: road.delivered == 8 and road.forwarder.counters.refused >= count % 8, 20)  # type: ignore[misc]
+        await road.close()
+        road = Road(tmp_path, [broker.port])
+        await road.commit(1)
+        await until(lambda: road.forwarder.counters.refused == 1, 20)
+        assert [row[:2] for row in await quarantined(road)] == [(9, 9), (10, 10)]
+        await road.close()
+
+
+@pytest.mark.parametrize("order", ["live-first", "strict"])
+async def test_the_first_record_of_a_lane_waits_for_another_one_while_the_other_lane_goes_on(
+    tmp_path: Path, order: str
+) -> None:
+    async with ScriptedBroker(on_publish=killing(1)) as broker:
+        road = Road(tmp_path, [broker.port], order=order)
+        await road.commit(1)
+        await until(lambda: road.forwarder._suspicion.state is State.CONTROL, 20)
+        for number in range(1, 6):
+            batch = Batch()
+            road.log.add_event(batch, event_of())
+            await road.log.commit(batch)
+            await until(lambda number=number: road.delivered == number)  # type: ignore[misc]
+        connects = len(broker.connects)
+        assert connects <= 4
+        await road.commit(1)
+        await until(lambda: road.delivered == 6 and road.forwarder.counters.refused == 1)
+        assert [row[:2] for row in await quarantined(road)] == [(1, 1)]
+        assert len(broker.connects) == connects
+        await road.close()
+
+
+async def test_a_suspect_that_is_dropped_while_its_lane_is_held_holds_it_no_longer(tmp_path: Path) -> None:
+    async with ScriptedBroker(on_publish=killing(1)) as broker:
+        road = Road(tmp_path, [broker.port])
+        await road.commit(1)
+        await until(lambda: road.forwarder._suspicion.state is State.CONTROL, 20)
+        road.log.lose("cloud", road.log.epoch, Lane.ROUNDS, 1, 1, "dropped")
+        await road.commit(2)
+        await until(lambda: road.delivered == 2)
+        assert road.forwarder._suspicion.state is State.FREE
+        await road.close()
+
+
 async def test_two_records_that_kill_are_both_found_while_others_keep_coming(tmp_path: Path) -> None:
     async with ScriptedBroker(on_publish=killing(12, 60)) as broker:
         road = Road(tmp_path, [broker.port])
@@ -315,4 +388,24 @@ async def test_pauses_while_a_suspect_is_tested_are_short(tmp_path: Path) -> Non
         await road.commit(100)
         await until(lambda: road.delivered == 99, 20)
         assert max(road.pauses[2:]) <= 3.0  # live records wait for it
+        await road.close()
+
+
+async def test_a_defect_while_a_record_is_set_aside_does_not_end_the_uplink(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with ScriptedBroker(on_publish=killing(5)) as broker:
+        road = Road(tmp_path, [broker.port], message_bytes=Bytes(1))
+        defects = []
+
+        async def broken(_self: object, found: Piece) -> None:
+            monkeypatch.undo()
+            defects.append(found)
+            raise KeyError("defect")
+
+        monkeypatch.setattr(Delivery, "set_aside", broken)
+        await road.commit(9)
+        await until(lambda: road.delivered == 8 and road.forwarder.counters.refused == 1, 20)
+        assert len(defects) == 1
+        assert [row[:2] for row in await quarantined(road)] == [(5, 5)]
         await road.close()

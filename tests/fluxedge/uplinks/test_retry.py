@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import typing
 from pathlib import Path
 
-from fluxedge.log import quarantine
+from fluxedge.log import Batch, quarantine
 from fluxedge.log.damage import LogFault
-from fluxedge.model import Lane
+from fluxedge.model import Group, Lane, Point
 from fluxedge.problems import Refused
 from fluxedge.spi import Message
+from tests.conftest import Mosquitto
 from tests.fluxedge.scripted_broker import Peer as BrokerPeer
 from tests.fluxedge.scripted_broker import Published, ScriptedBroker, until
 from tests.fluxedge.uplinks.peer import DOWN, Bench, Outcome, Peer, accept
 from tests.fluxedge.uplinks.road import Road
+from tests.system.consumer import Consumer
+
+TEXT = Group("m", "texts", (Point("t", "s"),))
 
 
 def refuse_poison(message: Message) -> Outcome:
@@ -57,6 +62,34 @@ async def test_a_marked_record_is_sent_as_it_was_and_its_row_goes_when_it_is_ack
             break
     assert await rows(bench) == []
     assert len(peer.sessions) == 1
+
+
+async def test_refused_records_stand_as_a_problem_until_the_last_of_them_is_delivered(bench: Bench) -> None:
+    peer = await refused(bench, "poison", "poison two")
+    await mark_all(bench)
+    peer.answer = lambda message: None if message.lo == 1 else Refused({message.lo: "no"})
+    bench.forwarder.retry_quarantine()
+    await until(lambda: len(peer.sent) == 4 and not bench.forwarder._retries._outcomes)
+    assert [row[:4] for row in await rows(bench)] == [(2, 2, 2, 0)]
+    assert bench.standing() == {"record-refused"}
+    peer.answer = accept
+    await mark_all(bench)
+    bench.forwarder.retry_quarantine()
+    await until(lambda: bench.standing() == set())
+
+
+async def test_what_was_refused_a_moment_ago_and_is_not_in_the_table_yet_stands(bench: Bench) -> None:
+    peer = await refused(bench, "poison")
+    await mark_all(bench)
+    peer.answer = accept
+    bench.log.aside.append(("cloud", 1, Lane.ROUNDS, 9, 9, "no", 5, "", b"x"))
+    bench.forwarder.retry_quarantine()
+    await until(lambda: len(peer.sent) == 2 and not bench.forwarder._retries._outcomes)
+    await bench.forwarder.rows_gone()
+    assert bench.standing() == {"record-refused"}
+    bench.log.aside.clear()
+    await bench.forwarder.rows_gone()
+    assert bench.standing() == set()
 
 
 async def test_what_nobody_marked_is_not_sent(bench: Bench) -> None:
@@ -198,3 +231,65 @@ async def test_an_outcome_that_cannot_be_written_is_written_later(bench: Bench) 
     await bench.commit("live")
     await until(lambda: not bench.forwarder._retries._outcomes)
     assert await rows(bench) == []
+
+
+# --- on a broker ------------------------------------------------------------------------------------------------------
+
+
+async def unmarked(road: Road) -> list[tuple[typing.Any, ...]]:
+    """Return the rows when none of them is to be sent any more."""
+    while any(row[3] for row in await rows(road)):  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    return [row[:4] for row in await rows(road)]
+
+
+async def enlarge(road: Road, text: str) -> None:
+    batch = Batch()
+    road.log.add_round(batch, TEXT.round((text,), road.clock.wall_ns(), road.clock.mono_ns()))
+    await road.log.commit(batch)
+
+
+async def test_a_real_broker_gets_what_it_had_found_too_large_when_its_limit_is_raised(tmp_path: Path) -> None:
+    broker = Mosquitto(tmp_path, ("max_packet_size 1000",)).start()
+    road = Road(tmp_path, [broker.port])
+    await enlarge(road, "x" * 2000)
+    await enlarge(road, "small")
+    await until(lambda: road.delivered == 1 and road.forwarder.counters.refused == 1)
+    await mark_all(road)
+    road.forwarder.retry_quarantine()
+    assert await unmarked(road) == [(1, 1, 2, 0)]
+    assert road.forwarder.counters.sessions == 1, "what is too large costs no connection"
+
+    broker.stop()
+    unlimited = Mosquitto(tmp_path, port=broker.port).start()
+    consumer = Consumer(broker.port, ("fluxedge/gw/rounds",))
+    try:
+        await mark_all(road)
+        road.forwarder.retry_quarantine()
+        await until(lambda: consumer.payloads, 20)
+        assert await unmarked(road) == []
+        assert b"x" * 2000 in consumer.payloads[0][1]
+    finally:
+        consumer.close()
+        await road.close()
+        unlimited.close()
+        broker.close()
+
+
+async def test_a_row_that_a_broker_without_a_named_limit_finds_too_large_goes_back_at_once(tmp_path: Path) -> None:
+    async with ScriptedBroker() as broker:
+        broker.code_of = lambda published: 0x99 if published.topic.endswith("rounds") else 0
+        road = Road(tmp_path, [broker.port])
+        await road.commit(3)
+        await until(lambda: road.forwarder.counters.refused == 3)
+        broker.code_of = lambda published: 0x95 if published.topic.endswith("rounds") else 0
+        await mark_all(road)
+        connects = len(broker.connects)
+        road.forwarder.retry_quarantine()
+        await until(lambda: len(broker.connects) == connects + 1)
+        assert await unmarked(road) == [(1, 3, 2, 0)]
+        broker.code_of = None
+        await road.commit(1)
+        await until(lambda: road.delivered == 1)
+        assert len(broker.connects) == connects + 1
+        await road.close()

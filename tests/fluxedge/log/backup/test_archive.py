@@ -141,6 +141,13 @@ def test_a_hostile_part_is_refused(member: tuple[str, bytes] | tarfile.TarInfo) 
     refused(tar((FIRST, b'{"format": 1}'), member, (MANIFEST, b"{}"), (DIGEST, b"0" * 65)))
 
 
+def test_a_part_of_negative_size_is_refused() -> None:
+    info = tarfile.TarInfo("config/a")
+    info.pax_headers = {"size": "-512"}
+    text = refused(tar((FIRST, b'{"format": 1}'), info, (MANIFEST, b"{}"), (DIGEST, b"0" * 65)))
+    assert text == "it holds 'config/a', which no backup does"
+
+
 def test_a_header_that_asks_for_gigabytes_is_refused_without_them() -> None:
     data = bytearray(tar(("config/a", b"")))
     info = tarfile.TarInfo("x")

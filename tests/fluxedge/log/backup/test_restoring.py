@@ -112,7 +112,7 @@ async def test_what_was_there_steps_aside_whole(backup: Path, tmp_path: Path) ->
     assert (config / "README").read_text() == "old README", "what is not ours stays where it is"
     assert not (config / "drivers").exists()
     assert not (state / "log.db-wal").exists(), "an old WAL fits no new log"
-    assert os.listdir(state / "history") == ["2026-05-29.db"]
+    assert sorted(os.listdir(state / "history")) == ["2026-05-29.db", "seam"]
     assert not [name for name in os.listdir(state) if name.startswith("restoring-")]
 
 
@@ -211,6 +211,35 @@ async def test_a_log_that_ends_elsewhere_than_its_manifest_is_refused(backup: Pa
 
 async def test_a_history_part_with_another_name_is_refused(backup: Path, tmp_path: Path) -> None:
     assert "is no history file" in await refused(changed(backup, {"history/evil.so": b"x"}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["state/log.db", "state/log.witness", "state/history/2026-05-29.db", "state/log.db-wal"]
+)
+async def test_a_file_of_the_log_beside_its_pages_is_refused(backup: Path, tmp_path: Path, name: str) -> None:
+    """What is in it, triggers for instance, would be in the new log."""
+    connection = sqlite3.connect(tmp_path / "hostile.db")
+    connection.executescript("CREATE TABLE x (y); CREATE TRIGGER t AFTER INSERT ON x BEGIN DELETE FROM x; END;")
+    connection.close()
+    data = (tmp_path / "hostile.db").read_bytes()
+    assert "which no backup does" in await refused(changed(backup, {name: data}), tmp_path)
+
+
+async def test_a_disk_that_is_full_is_not_blamed_on_the_backup(
+    backup: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(sqlite3.Connection):
+        def set_authorizer(self, *args: object) -> None:
+            self.execute("PRAGMA max_page_count = 10")
+            super().set_authorizer(*args)  # type: ignore[arg-type]
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(restoring.sqlite3, "connect", lambda *args, **more: connect(*args, **more, factory=Full))
+    (tmp_path / "new-state").mkdir()
+    (tmp_path / "new-state" / "log.db").write_text("mine")
+    with pytest.raises(OSError, match="No space left on device"):
+        put_back(backup, tmp_path / "new-etc", tmp_path / "new-state")
+    assert tree(tmp_path / "new-state") == {"log.db": b"mine"}
 
 
 async def test_a_newer_schema_is_refused_in_clear_words(backup: Path) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import typing
+from collections.abc import Iterator
 from pathlib import Path
 
-from fluxedge.log.history.copying import _parts, write_rollups
+from fluxedge.log.history import copying
+from fluxedge.log.history.copying import Copier, _parts, write_rollups
 from fluxedge.log.history.day_writer import DayWriter
 from fluxedge.log.history.days import DayReader
+from fluxedge.log.history.rows import LogRows
+from fluxedge.log.history.units import Placer, Unit
 from fluxedge.model import Group, Point
 from tests.fluxedge.log.history.test_days import DAY, HOUR_NS, chunk, written
 
@@ -83,3 +88,34 @@ def test_a_damaged_chunk_costs_the_rollups_its_own_rounds_only(tmp_path: Path) -
     writer.close()
     roll(path, first)
     assert hours_of(path) == [(first, 3)]
+
+
+def readings(sizes: dict[int, int], folder: Path) -> int:
+    """Return how often the rows of a unit with groups of these sizes are read."""
+    read = 0
+
+    class Rows(LogRows):
+        def __init__(self) -> None:
+            self.groups = {}
+
+        def read(self, *_: object) -> Iterator[typing.Any]:
+            nonlocal read
+            read += 1
+            return iter(())
+
+    class Everywhere(Placer):
+        def __init__(self) -> None:
+            self._hours = {}
+
+    unit = Unit(7, 0, 100)
+    unit.sizes.update(sizes)
+    Copier(Rows(), Everywhere(), folder).copy(unit)
+    return read
+
+
+def test_a_large_hour_is_read_some_times_not_once_for_each_group(tmp_path: Path) -> None:
+    megabyte = 1 << 20
+    assert readings(dict.fromkeys(range(20), megabyte // 4), tmp_path) == 1
+    assert readings(dict.fromkeys(range(200), megabyte), tmp_path) <= copying.READINGS + 2
+    assert readings(dict.fromkeys(range(200), 7 * megabyte), tmp_path) <= 25  # 100,000 points/s
+    assert readings(dict.fromkeys(range(400), 7 * megabyte), tmp_path) >= 400 * 7 // 64  # memory stays bounded

@@ -6,6 +6,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -172,3 +173,46 @@ def test_damaged_files_are_set_aside_and_three_are_kept(tmp_path: Path) -> None:
 
 def test_a_whole_file_is_sound(tmp_path: Path) -> None:
     assert days.is_sound(written(tmp_path, (group_of(), DAY * 24, 1)))
+
+
+def test_what_cannot_be_opened_is_damage_and_a_full_table_of_files_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, (group_of(), DAY * 24, 1))
+
+    def cannot_open() -> None:
+        with days.telling(path):
+            sqlite3.connect(tmp_path / "none" / "x")
+
+    with pytest.raises(sqlite3.OperationalError):  # EMFILE, for instance: the file itself is as it should be
+        cannot_open()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda where, _: where != path)  # root may everything
+        with pytest.raises(DamagedDay, match="permission denied"):
+            cannot_open()
+        patch.setattr(os, "access", lambda *_: False)  # a file system that is mounted read-only
+        with pytest.raises(sqlite3.OperationalError):
+            cannot_open()
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: os.mkfifo(path)], ids=["directory", "pipe"])
+def test_what_is_no_file_is_damage_and_can_be_set_aside(make: Callable[[Path], None], tmp_path: Path) -> None:
+    path = days.path_of(tmp_path, DAY)
+    make(path)
+    with pytest.raises(DamagedDay, match="no file"):
+        DayReader(path)
+    with pytest.raises(DamagedDay, match="no file"):
+        DayWriter(path)
+    assert not days.is_sound(path)
+    assert days.set_aside(path).name == "2024-10-04.damaged"
+    for _ in range(4):  # a directory among what is pruned stops nothing
+        path.touch()
+        days.set_aside(path)
+
+
+def test_a_sector_that_cannot_be_read_is_damage() -> None:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorname = "SQLITE_IOERR_READ"
+    assert days.is_damage(error)
+    error.sqlite_errorname = "SQLITE_IOERR_WRITE"
+    assert not days.is_damage(error)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fluxedge.log.history import past as past_module
+from fluxedge.log.history import seam
 from fluxedge.log.history.days import path_of
 from fluxedge.log.history.past import Past
 from tests.fluxedge.log.conftest import OpenLog
@@ -87,4 +88,17 @@ async def test_a_damaged_chunk_is_named_with_its_file(open_log: OpenLog) -> None
                 past.samples(day, head, group.names.index("temp"))
     assert past.damaged
     assert all(path.name in text for text in past.damaged)
+    past.close()
+
+
+async def test_a_day_that_is_being_made_anew_is_named_as_unfinished(open_log: OpenLog) -> None:
+    folder, epoch, _ = await filed(open_log)
+    past = Past(folder)
+    day = path_of(folder, BASE_NS // DAY)
+    seam.save(folder, seam.Seam(rebuild=[day.stem, "no day"]))
+    past.refresh({epoch: 200})
+    past.note_unfinished(BASE_NS + 2 * DAY, BASE_NS + 3 * DAY)
+    assert past.damaged == set()
+    past.note_unfinished(BASE_NS, BASE_NS + 1)
+    assert past.damaged == {f"{day.name}: it is being made anew after damage"}
     past.close()

@@ -30,3 +30,17 @@ def test_a_file_that_cannot_be_read_means_that_leftovers_are_possible(tmp_path: 
 def test_the_newest_epochs_are_kept(tmp_path: Path) -> None:
     seam.save(tmp_path, Seam(dict.fromkeys(range(500), 1)))
     assert sorted(seam.load(tmp_path).upto) == list(range(400, 500))
+
+
+def test_a_disk_that_cannot_be_read_stops_who_writes_and_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seam.save(tmp_path, seam.Seam({7: 3}))
+
+    def fail(*_: object) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    assert seam.load(tmp_path) == seam.Seam()
+    with pytest.raises(OSError, match="Input/output"):
+        seam.load(tmp_path, writing=True)

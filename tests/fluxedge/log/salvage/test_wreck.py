@@ -9,7 +9,7 @@ import pytest
 
 from fluxedge.log import Batch
 from fluxedge.log.body import checked
-from fluxedge.log.database import read_witness
+from fluxedge.log.database import read_witness, write_witness
 from fluxedge.log.salvage.wreck import Found, Wreck
 from fluxedge.log.segments import Segment
 from fluxedge.model import OPEN_END, Lane
@@ -117,6 +117,10 @@ def test_without_the_table_of_segments_those_of_the_witness_epoch_are_made_up(fo
 
 def test_a_table_that_may_be_of_an_older_epoch_is_not_taken_for_the_newest(folder: Path) -> None:
     execute(folder, "DROP TABLE segments", "DELETE FROM rounds_002")
+    witness = read_witness(folder / "log.witness")
+    assert witness is not None
+    heads = {lane: witness.heads[lane.label] for lane in Lane}
+    write_witness(folder / "log.witness", folder / "log.db", witness.epoch + 1, heads)  # stamps are from before it
     wreck = opened(folder)
     rounds = [s for s in wreck.segments if s.lane is Lane.ROUNDS]
     assert rounds
