@@ -206,6 +206,7 @@ class Forwarder:
         message = largest.message
         if largest.row:  # it goes as it was, or not at all
             self._retries.settled(largest.row, "the peer found it too large")
+            self._most_bytes = len(message.payload) - 1  # a hundred such rows must not cost a hundred connections
         elif message.hi > message.lo:
             self._target_bytes = max(1, min(self._target_bytes, len(message.payload)) // 2)
         else:

@@ -72,6 +72,7 @@ class Adrift:
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
         self._began_ns = epoch * 10**6
+        self.seen = False  # any row
         self._older = _NEVER  # when the newest row that is older than the epoch was committed
         self._since: When | None = None  # when the oldest row was committed that is not
         self._buckets: dict[tuple[Lane, int], list[int]] = {}  # first seq, bytes
@@ -79,6 +80,7 @@ class Adrift:
     def look(self, leaves: Iterable[Leaf]) -> None:
         """Look at rows for the first time: how far do older epochs reach?"""
         for leaf in leaves:
+            self.seen = True
             if leaf.stamp_ns is not None and leaf.stamp_ns < self._began_ns:
                 self._older = max(self._older, leaf.when)
 
@@ -92,6 +94,15 @@ class Adrift:
             bucket = self._buckets.setdefault((leaf.lane, leaf.seq // _BUCKET_SEQS), [leaf.seq, 0])
             bucket[0] = min(bucket[0], leaf.seq)
             bucket[1] += leaf.size
+
+    @property
+    def knows(self) -> bool:
+        """Tell whether some row is known to be of the newest epoch; else stamps tell nothing."""
+        return self._since is not None
+
+    def is_older(self, boot: int, mono_ms: int) -> bool:
+        """Tell whether a row that was committed then is of an older epoch."""
+        return (boot, mono_ms) <= self._older
 
     def is_newest(self, boot: int, mono_ms: int) -> bool:
         """Tell whether a row that was committed then is of the newest epoch."""

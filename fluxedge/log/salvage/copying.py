@@ -44,6 +44,7 @@ class Report(msgspec.Struct):
     left_out: int = 0  # the same, because there was no room for them
     cursors: bool = True  # False: they could not be read; uplinks may get records again
     gave_up: bool = False
+    older: bool = False  # there are rows whose epoch nobody knows; they stay in the folder
 
     def said(self, folder: Path) -> str:
         """Say it in a sentence."""
@@ -54,6 +55,7 @@ class Report(msgspec.Struct):
         if self.left_out:
             lost += f", {self.left_out} of them because there was no room"
         again = "" if self.cursors else "; what was delivered is not known, records may be sent again"
+        again += "; records of older epochs were found, of which ones is not known: they are left" if self.older else ""
         if self.gave_up:
             saved = "reading it ended the gateway again and again, it is left alone"
         return f"the log was damaged and is set aside in {folder}: {saved}; {lost}{again}"
@@ -99,6 +101,7 @@ class Job:
         await self._copy_quarantine()
         self._believe(targets)
         report = await self._take_in(owed, targets)
+        report.older = self._wreck.left
         report.cursors = readable or owed.keys() <= known.keys()
         for key in owed:
             known.pop(key, None)

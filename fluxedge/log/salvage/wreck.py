@@ -56,6 +56,7 @@ class Wreck:
         self.segments: list[Segment] = []
         self.broken: set[str] = set()  # tables that could not be read to the end
         self._blind = blind
+        self.left = False  # whole rows were seen whose epoch cannot be told
         self._adrift: Adrift | None = None  # judges rows of epochs that no table tells
         self._reached: dict[tuple[int, Lane], int] = {}  # last seq of the rows that were seen, readable or not
         self._connection = None if by_hand or blind else self._connect()
@@ -123,6 +124,7 @@ class Wreck:
                 look(leaf for record in records if (leaf := leaf_of(record)) is not None)
                 yield len(self.segments)
         self._adrift = adrift
+        self.left = adrift.seen and not adrift.knows and not self.segments
         self.segments += adrift.made_up(self.segments)
         self.segments.sort(key=lambda s: (s.lane, s.epoch, s.first))
 
@@ -282,15 +284,17 @@ class Wreck:
         could = [s for s in self.segments if s.first <= rowid <= self.end_of(s) and self._may_have(s, boot, mono_ms)]
         fit = [(s, self._found(s, (rowid, count, boot, codec, crc, body, mono_ms))) for s in could]
         fit = [pair for pair in fit if pair[1] is not None]
+        self.left = self.left or (self._adrift is not None and not could)
         return fit[0][1] if len(fit) == 1 and fit[0][0] in wanted else None
 
     def _may_have(self, segment: Segment, boot: int, mono_ms: int) -> bool:
         """Tell whether a row that was committed then can be of a segment's epoch."""
-        if self._adrift is None:
+        if self._adrift is None or not self._adrift.knows:
             return True
         if self._adrift.is_newest(boot, mono_ms):
             return segment.epoch == self._adrift.epoch
-        return segment.number != MADE_UP
+        older = self._adrift.is_older(boot, mono_ms)
+        return segment.epoch != self._adrift.epoch if older else segment.number != MADE_UP
 
     def end_of(self, segment: Segment) -> int:
         """Return the last seq that a segment can have."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 import sqlite3
 from importlib import resources
 
+import pytest
+
+from fluxedge.log import groups as groups_module
 from fluxedge.log.groups import Groups, decode
 from tests.fluxedge.log.fake_clock import group_of
 
@@ -61,3 +64,13 @@ def test_garbage_is_no_group() -> None:
     assert decode(body) == group_of("Hs", "a", scale=0.1)
     for bad in (b"", b"\xc1", b"\x80", b"\x90", body[:-1], b"\xc0", body.replace(b"\xa1H", b"\xa1!")):
         assert decode(bad) is None
+
+
+def test_the_witness_gets_the_newest_groups_that_are_durable(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = used("a", "b", "c")
+    groups.written(2)
+    keys = [group_of("H", name).key for name in "ab"]
+    assert groups.witnessed() == {1: keys[0], 2: keys[1]}, "the number of a third may become another one's"
+    groups.written(1)
+    monkeypatch.setattr(groups_module, "WITNESSED", 2)
+    assert list(groups.witnessed()) == [2, 3]

@@ -10,7 +10,7 @@ from pathlib import Path
 from fluxedge.log import Batch, quarantine
 from fluxedge.log.damage import LogFault
 from fluxedge.model import Group, Lane, Point
-from fluxedge.problems import Refused
+from fluxedge.problems import LinkProblem, Refused
 from fluxedge.spi import Message
 from tests.conftest import Mosquitto
 from tests.fluxedge.scripted_broker import Peer as BrokerPeer
@@ -231,6 +231,23 @@ async def test_an_outcome_that_cannot_be_written_is_written_later(bench: Bench) 
     await bench.commit("live")
     await until(lambda: not bench.forwarder._retries._outcomes)
     assert await rows(bench) == []
+
+
+async def test_rows_that_a_peer_without_a_named_limit_finds_too_large_cost_one_connection(bench: Bench) -> None:
+    peer = await refused(bench, *["poison" + "x" * 3000] * 20, "poison")
+    await mark_all(bench)
+
+    def limited(message: Message) -> Outcome:
+        if len(message.payload) > 3000:
+            return LinkProblem("uplink-throttled", "packet too large", advice="smaller-messages")
+        return None
+
+    peer.answer = limited
+    bench.forwarder.retry_quarantine()
+    while any(row[3] for row in await rows(bench)):  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    assert [row[:4] for row in await rows(bench)] == [(seq, seq, 2, 0) for seq in range(1, 21)]
+    assert len(peer.sessions) == 2
 
 
 # --- on a broker ------------------------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ def test_only_what_is_before_the_known_segments_is_made_up() -> None:
     assert [(s.first, s.number) for s in judged(*rows).made_up(known)] == [(5000, 0)]
 
 
-def fill(log: Log, clock: FakeClock, rng: random.Random, count: int) -> None:
+async def fill(log: Log, clock: FakeClock, rng: random.Random, count: int) -> None:
     for i in range(count):
         clock.advance(1)
         batch = Batch()
@@ -79,21 +79,16 @@ def fill(log: Log, clock: FakeClock, rng: random.Random, count: int) -> None:
             log.add_round(batch, group.round(raws, clock.now_ns, clock.up_ns))
         if i % 2:
             log.add_event(batch, event_of(number=i, at_ns=clock.now_ns, text="x" * rng.randrange(900)))
-        log_batches.append(batch)
-
-
-log_batches: list[Batch] = []
+        await log.commit(batch)
 
 
 async def two_epochs(open_log: OpenLog, clock: FakeClock, state: Path) -> tuple[int, Rows]:
     """Leave a log of two epochs behind; return the newer one, and every row."""
     rng = random.Random(4)
     for _ in range(2):
-        log = open_log(state, segment_bytes=20_000)
         clock.advance(60)
-        for _ in range(120):
-            fill(log, clock, rng, 1)
-            await log.commit(log_batches.pop())
+        log = open_log(state, segment_bytes=20_000)
+        await fill(log, clock, rng, 120)
         await log.close()
         witness = read_witness(state / "log.witness")
         assert witness is not None
@@ -156,9 +151,7 @@ async def test_a_log_without_its_head_is_salvaged(
     log = open_log()
     log.begin_uplink("up", [Lane.ROUNDS, Lane.EVENTS], "oldest")
     rng = random.Random(6)
-    for _ in range(100):
-        fill(log, clock, rng, 1)
-        await log.commit(log_batches.pop())
+    await fill(log, clock, rng, 100)
     before, epoch = await everything(log), log.epoch
     await log.close()
     spoil(tmp_path / "log.db", set(range(24)), rng)
@@ -168,6 +161,22 @@ async def test_a_log_without_its_head_is_salvaged(
     assert after.items() <= before.items()
     assert len(after) == report["rounds"] + report["events"] > len(before) * 2 / 3
     assert report["lost"] == len(before) - len(after), "each one that is not there is announced"
+    assert not report["older"]
+
+
+async def test_rows_of_an_older_epoch_are_not_guessed_and_the_report_says_so(
+    open_log: OpenLog, clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copying, "PAUSE_S", 0)
+    epoch, truth = await two_epochs(open_log, clock, tmp_path)
+    spoil(tmp_path / "log.db", set(range(24)), random.Random(8))
+    log = open_log()
+    run = Run(log)
+    report = await run.to_the_end()
+    assert report["older"]
+    assert report["rounds"] > len(truth) / 4
+    assert {found for found, _, _ in await everything(log)} <= {epoch, log.epoch}
+    assert "records of older epochs were found" in run.said[-1].message
 
 
 async def test_numbers_of_groups_are_not_believed_of_a_witness_that_is_of_another_file(

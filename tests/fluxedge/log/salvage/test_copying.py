@@ -26,6 +26,7 @@ FOLDER = Path("/state/log.damaged-20270131T235959Z")
         (Report(lost=3), "0 rounds and 0 events of it were saved; 3 records that were still to be sent are lost"),
         (Report(5, 5, 3, 4), "7 records that were still to be sent are lost and announced as gaps, 4 of them because"),
         (Report(1, 1, cursors=False), "what was delivered is not known, records may be sent again"),
+        (Report(older=True), "records of older epochs were found, of which ones is not known: they are left"),
         (Report(gave_up=True), "reading it ended the gateway again and again, it is left alone"),
     ],
 )

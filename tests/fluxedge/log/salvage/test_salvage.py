@@ -165,7 +165,7 @@ async def test_a_log_that_is_whole_after_all_goes_on_where_it_was(open_log: Open
     assert await log.load_state() == {"alarm": b"on"}
     report = await run.to_the_end()
     assert report == {
-        "rounds": ROUNDS, "events": EVENTS, "lost": 0, "left_out": 0, "cursors": True, "gave_up": False,
+        "rounds": ROUNDS, "events": EVENTS, "lost": 0, "left_out": 0, "cursors": True, "gave_up": False, "older": False,
     }  # fmt: skip
     assert await everything(log) == before
     assert todo(log) == {
