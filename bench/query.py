@@ -3,8 +3,9 @@
     python -m bench.query [--hours 24] [--json PATH] [--strict]
 
 So many hours of the data set "mix" (1,000 points a second) are stored and compacted first. Then the gateway runs on
-that state and polls W2 (15,000 points a second). Cold: nothing of the files is in memory and no reader child runs.
-Warm: other points, one after the other. The loop's lag is taken while they are asked without a pause.
+that state and polls W2 (15,000 points a second). First: no reader child runs. Cold: nothing of the history files is in
+memory, for each of some points anew. Warm: other points, one after the other. The loop's lag is taken while they are
+asked without a pause. Reader and gateway share one processor.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ OUT = Path(__file__).resolve().parent / "out"
 LIVE = next(workload for workload in WORKLOADS if workload.name == "W2")
 BUCKETS = 1000
 SETTLE_S = 3.0
-WARM = 40
+WARM, COLD = 40, 9
 BUDGET_MS = (100.0, 20.0)  # must, aim
 LAG_BUDGET_MS = 5.0
 
@@ -49,7 +50,8 @@ LAG_BUDGET_MS = 5.0
 class Found:
     """What was found."""
 
-    cold_ms: float
+    first_ms: float  # the child's start is in it
+    cold_ms: float  # median
     warm_p50_ms: float
     warm_p99_ms: float
     lag_p99_ms: float  # while queries run without a pause
@@ -116,7 +118,7 @@ def measure(device: BlockDevice, hours: int) -> Found:
     state.mkdir()
     print(f"storing {hours} hours ...", flush=True)
     asyncio.run(fill(state, first_hour, hours))
-    device.drop_caches()
+    device.forget(state / "history")
     from_s = mix.START_NS // 10**9 + first_hour * 3600
     with (
         peers.responder(peers.build_responder(OUT), LIVE, theirs) as modbus_port,
@@ -129,15 +131,21 @@ def measure(device: BlockDevice, hours: int) -> Found:
             subject.ask()
             time.sleep(5)
             idle = subject.ask()
-            device.drop_caches()
-            points = [f"device-{i % mix.DEVICES}.register_{i % 20}" for i in range(WARM + 1)]
-            cold_ms = ask(state / "api.sock", points[0], from_s, from_s + hours * 3600)
+            device.forget(state / "history")
+            until_s = from_s + hours * 3600
+            first_ms = ask(state / "api.sock", "device-0.counter_0", from_s, until_s)
+            cold_ms = []
+            for i in range(COLD):
+                device.forget(state / "history")
+                cold_ms.append(ask(state / "api.sock", f"device-{i}.analog_{i}", from_s, until_s))
+            points = [f"device-{i % mix.DEVICES}.register_{i % 20}" for i in range(WARM)]
             subject.ask()
-            warm_ms = [ask(state / "api.sock", point, from_s, from_s + hours * 3600) for point in points[1:]]
+            warm_ms = [ask(state / "api.sock", point, from_s, until_s) for point in points]
             busy = subject.ask()
     shutil.rmtree(state)
     return Found(
-        cold_ms=cold_ms,
+        first_ms=first_ms,
+        cold_ms=quantile(cold_ms, 0.5),
         warm_p50_ms=quantile(warm_ms, 0.5),
         warm_p99_ms=quantile(warm_ms, 0.99),
         lag_p99_ms=busy["lag_p99_ms"],
@@ -150,7 +158,7 @@ def measure(device: BlockDevice, hours: int) -> Found:
 def judged(found: Found) -> list[tuple[str, float, float, float]]:
     """Return each budget: what, found, must, aim."""
     return [
-        ("24 h of a point, cold", found.cold_ms, *BUDGET_MS),
+        ("24 h of a point, cold p50", found.cold_ms, *BUDGET_MS),
         ("24 h of a point, warm p50", found.warm_p50_ms, *BUDGET_MS),
         ("loop lag p99 while asked", found.lag_p99_ms, LAG_BUDGET_MS, LAG_BUDGET_MS),
     ]
@@ -170,7 +178,7 @@ def main(words: list[str] | None = None) -> int:
     except (Missing, Failed) as exc:
         print(f"bench: {exc}", file=sys.stderr)
         return 2
-    print(f"warm p99 {found.warm_p99_ms:.0f} ms; lag max {found.lag_max_ms:.1f} ms; "
+    print(f"first {found.first_ms:.0f} ms, warm p99 {found.warm_p99_ms:.0f} ms; lag max {found.lag_max_ms:.1f} ms; "
           f"without queries p99 {found.idle_lag_p99_ms:.1f}, max {found.idle_lag_max_ms:.1f} ms")  # fmt: skip
     print(f"\n{'budget':46}{'found':>9}{'must':>8}{'aim':>8}")
     for what, value, must, aim in judged(found):

@@ -38,5 +38,5 @@ def test_a_slow_replay_and_a_delayed_live_message_are_told() -> None:
 
 
 def test_a_slow_query_is_told() -> None:
-    found = query.Found(101, 20, 30, 4.9, 6, 1, 2)
+    found = query.Found(400, 101, 20, 30, 4.9, 6, 1, 2)
     assert [value > must for _, value, must, _ in query.judged(found)] == [True, False, False]
