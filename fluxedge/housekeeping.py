@@ -17,6 +17,7 @@ from fluxedge.problems import LinkProblem, Problem, ProblemBook
 
 HOUSEKEEPING_S = 60.0
 VOLATILE_S = 1.0  # while the log is in memory
+NO_ROOM = ("age", "backlog", "disk", "memory")  # why a gap was torn for want of room or by age
 LOG_FULL_STANDS_S = 3600.0  # after undelivered records had to go
 
 Tell = Callable[[str, str, dict[str, typing.Any]], object]  # (event kind, item, data)
@@ -98,6 +99,12 @@ class Housekeeping:
     def _judge_space(self, made: list[Gap]) -> None:
         """Raise and clear what stands about the log's space."""
         now_s = asyncio.get_running_loop().time()
+        unread = [gap for gap in made if gap.why == "damaged"]
+        told = any(self._problems.stands("log", code) for code in ("log-damaged", "log-replaced"))
+        if unread and not told:
+            text = f"{unread[-1].lane.label} {unread[-1].lo}-{unread[-1].hi} could not be read for {unread[-1].uplink}"
+            self._problems.report("log", Problem("log-damaged", text, "Look after the disk's health."))
+        made = [gap for gap in made if gap.why in NO_ROOM]
         if made:
             self._undelivered_at_s = now_s
             hint = "Is the uplink down? Raise log.backlog or log.keep, or free disk space."

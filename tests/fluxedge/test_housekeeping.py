@@ -13,8 +13,10 @@ import pytest
 from fluxedge import housekeeping as housekeeping_module
 from fluxedge import pipeline as pipeline_module
 from fluxedge.config.quantities import Bytes
+from fluxedge.log import Gap
 from fluxedge.log.body import records
 from fluxedge.model import Event, Lane, Round
+from fluxedge.problems import Problem
 from tests.fluxedge.log.fake_clock import group_of, round_of
 from tests.fluxedge.log.sick_disk import Sickness, io_error
 from tests.fluxedge.test_pipeline import Road, until
@@ -107,3 +109,21 @@ async def test_rounds_that_go_before_they_are_in_the_history_leave_a_trace(tmp_p
     assert 0 < sum(lost) <= road.log.unkept_rounds
     assert road.log.unannounced == []
     await road.log.close()
+
+
+@pytest.mark.parametrize(
+    ("why", "standing", "found"),
+    [
+        ("backlog", "", ["log-full"]),
+        ("damaged", "", ["log-damaged"]),
+        ("damaged", "log-replaced", ["log-replaced"]),  # after a restore: one problem, and not one about the uplink
+        ("dropped", "", []),  # an operator's drop is no trouble
+    ],
+)
+async def test_a_gap_is_a_problem_of_room_only_where_room_tore_it(
+    road: Road, why: str, standing: str, found: list[str]
+) -> None:
+    if standing:
+        road.problems.report("log", Problem(standing, "x"))
+    road.pipeline._house._judge_space([Gap(1, "cloud", road.log.epoch, R, 1, 2, why)])
+    assert [problem.code for problem in road.problems.of("log") if problem.code != "disk-low"] == found
